@@ -1,0 +1,1 @@
+"""The operator's plane: health, metrics, sessions, revocation, reload, drain."""

@@ -1,0 +1,1 @@
+"""ghostctl: arguments -> calls; no logic."""

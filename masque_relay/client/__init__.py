@@ -1,0 +1,1 @@
+"""The client: tunnels through a relay, as a Python API and as local port forwards."""

@@ -1,0 +1,1 @@
+"""Strict TOML -> frozen values; the only reader of the configuration file."""

@@ -1,0 +1,1 @@
+"""Values, messages and ports that every layer shares. No behaviour."""

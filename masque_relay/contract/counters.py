@@ -1,0 +1,111 @@
+"""Owns the counters that the packet path increments: plain ints, read when metrics are scraped.
+
+A field here becomes a metric in ``control/metrics.py``; a test checks that none is forgotten there
+and that each one moves.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class QuicCounters:
+    """One QUIC endpoint."""
+
+    datagrams_received: int = 0
+    """UDP datagrams, whatever they hold."""
+    datagrams_sent: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    connections_opened: int = 0
+    """Handshakes begun."""
+    handshakes_completed: int = 0
+    handshakes_expired: int = 0
+    connections_closed: int = 0
+    connections_open: int = 0
+    """A gauge."""
+    connections_half_open: int = 0
+    """A gauge: handshake not complete."""
+    refused_total: int = 0
+    """New connections refused: the cap on all."""
+    refused_half_open: int = 0
+    refused_per_source: int = 0
+    retries_sent: int = 0
+    retry_tokens_invalid: int = 0
+    version_negotiations_sent: int = 0
+    stateless_resets_sent: int = 0
+    packets_unroutable: int = 0
+    """Neither of a known connection nor a fit beginning of one; dropped."""
+    sends_dropped: int = 0
+    """UDP datagrams that the kernel would not take."""
+    quic_datagrams_received: int = 0
+    """DATAGRAM frames (RFC 9221)."""
+    quic_datagrams_sent: int = 0
+    quic_datagrams_oversize: int = 0
+    """Refused: larger than the path or the peer takes."""
+    quic_datagrams_overflow: int = 0
+    """Pushed out of the bounded send queue, oldest first."""
+    path_mtu_probes_sent: int = 0
+    path_mtu_raised: int = 0
+    migrations: int = 0
+    """A connection went on from another address (NAT rebinding)."""
+
+
+@dataclass(slots=True)
+class HttpCounters:
+    """HTTP front ends."""
+
+    requests: int = 0
+    requests_malformed: int = 0
+    """Stream errors for a malformed request."""
+    responses_1xx: int = 0
+    responses_2xx: int = 0
+    responses_3xx: int = 0
+    responses_4xx: int = 0
+    responses_5xx: int = 0
+    streams_reset: int = 0
+    """Streams that the peer reset or stopped."""
+    application_errors: int = 0
+    """The ASGI application raised."""
+    early_datagrams_dropped: int = 0
+    """Datagrams before the request or the 2xx, beyond the bounded buffer."""
+    unknown_stream_datagrams: int = 0
+    capsules_received: int = 0
+    capsules_skipped: int = 0
+    """Of an unknown type."""
+    capsules_malformed: int = 0
+    capsule_datagrams_dropped: int = 0
+    """DATAGRAM capsules not sent because the stream's buffer was full."""
+
+
+@dataclass(slots=True)
+class TunnelCounters:
+    """All tunnels together."""
+
+    uplink_datagrams: int = 0
+    uplink_bytes: int = 0
+    downlink_datagrams: int = 0
+    downlink_bytes: int = 0
+    unknown_context_dropped: int = 0
+    rate_dropped: int = 0
+    oversize_uplink_dropped: int = 0
+    oversize_downlink_dropped: int = 0
+
+
+@dataclass(slots=True)
+class FlowCounters:
+    """Sockets towards targets, and the resolver."""
+
+    flows_opened: int = 0
+    flows_closed: int = 0
+    flows_open: int = 0
+    """A gauge."""
+    send_dropped: int = 0
+    """Datagrams that the kernel would not take (EAGAIN, ENOBUFS)."""
+    send_oversize: int = 0
+    receive_errors: int = 0
+    """Asynchronous errors: ICMP unreachable and the like."""
+    gso_sends: int = 0
+    gro_receives: int = 0
+    lookups: int = 0
+    lookups_failed: int = 0
+    lookups_timed_out: int = 0

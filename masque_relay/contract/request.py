@@ -1,0 +1,83 @@
+"""Owns RelayRequest: what any transport asks of the gate, and the credentials that came with it."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from masque_relay.contract.address import Endpoint, Target
+
+
+class Method(StrEnum):
+    """What is asked for, whatever the wire. The values are the policy file's words."""
+
+    CONNECT_UDP = "connect-udp"
+    """RFC 9298."""
+    BIND_UDP = "bind-udp"
+    """draft-ietf-masque-connect-udp-listen."""
+    CONNECT_IP = "connect-ip"
+    """RFC 9484."""
+    CONNECT_TCP = "connect-tcp"
+    """Classic CONNECT (RFC 9110 section 9.3.6) and the templated form."""
+    GHOSTWIRE = "ghostwire"
+    """The mesh's own tunnel."""
+
+
+class Transport(StrEnum):
+    """The way in. The values are metric labels and audit words."""
+
+    HTTP3 = "h3"
+    HTTP2 = "h2"
+    HTTP1 = "h1"
+    QUIC_NATIVE = "quic-native"
+    WEBSOCKET = "websocket"
+    TURN = "turn"
+    DERP = "derp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BearerToken:
+    """A token from ``Authorization: Bearer`` or ``Proxy-Authorization: Bearer`` (RFC 6750)."""
+
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasicPassword:
+    """A user name and password from the Basic scheme (RFC 7617)."""
+
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientCertificate:
+    """A certificate whose private key the TLS handshake proved; the chain is not yet verified."""
+
+    chain_der: tuple[bytes, ...] = field(repr=False)
+    """The leaf first, then what the peer sent with it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MalformedCredential:
+    """A credential header that could not be read; the gate refuses it as invalid."""
+
+    scheme: str
+    """The scheme as sent, shortened to 32 characters; never the secret."""
+
+
+Credential = BearerToken | BasicPassword | ClientCertificate | MalformedCredential
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelayRequest:
+    """One request for a tunnel, from any transport."""
+
+    request_id: str
+    """Made by the front end; in the logs, the audit trail and the ``proxy-status`` details."""
+    transport: Transport
+    method: Method
+    target: Target | None
+    """None where the method has no single target."""
+    credentials: tuple[Credential, ...]
+    """In the order in which they were presented; the first that is present decides."""
+    source: Endpoint
+    """The peer's address as the socket saw it (or as a trusted front reported it)."""

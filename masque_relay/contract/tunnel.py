@@ -1,0 +1,68 @@
+"""Owns the seam between a stream of any HTTP version and the tunnel session that it feeds."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from masque_relay.contract.verdict import EndReason
+
+
+class Carrier(Protocol):
+    """One tunnel's way to its client: an HTTP/3 stream today, HTTP/2 and HTTP/1.1 streams later.
+
+    A carrier picks QUIC datagrams or DATAGRAM capsules by itself; the session never knows.
+    """
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """The largest HTTP Datagram payload (context ID included) that fits now.
+
+        65,535 and a little where capsules carry it. May change with the path; ask per batch.
+        """
+        ...
+
+    def send_datagrams(self, prefix: bytes, payloads: Sequence[bytes]) -> int:
+        """Queue ``prefix + payload`` for each payload as an HTTP Datagram; return how many fitted.
+
+        Never blocks. Oversize ones and what the bounded queue pushes out are counted drops of the
+        carrier. ``prefix`` is the encoded context ID (RFC 9298 section 5), the same for all.
+        """
+        ...
+
+    def send_capsule(self, capsule_type: int, value: bytes) -> None:
+        """Queue one capsule on the stream (RFC 9297 section 3.2)."""
+        ...
+
+    def abort(self, reason: EndReason) -> None:
+        """Reset the stream with the wire's own code for this reason; idempotent."""
+        ...
+
+    def finish(self) -> None:
+        """End our side of the stream cleanly; idempotent."""
+        ...
+
+
+class TunnelSession(Protocol):
+    """A spliced tunnel, sans I/O: what ASGI's ``http.splice`` hands to the front end.
+
+    The front end calls :meth:`attach` once, then the others in order; after :meth:`ended` nothing.
+    """
+
+    def attach(self, carrier: Carrier) -> None:
+        """Learn the way to the client; target -> client traffic may start."""
+        ...
+
+    def on_datagrams(self, payloads: Sequence[bytes]) -> None:
+        """Take HTTP Datagram payloads (context ID included) from the client, in arrival order."""
+        ...
+
+    def on_capsule(self, capsule_type: int, value: bytes) -> None:
+        """Take one capsule that is not DATAGRAM. Unknown types are skipped silently.
+
+        Raises:
+            WireError: the capsule breaks the tunnel's protocol; the front end aborts the stream.
+        """
+        ...
+
+    def ended(self, reason: EndReason) -> None:
+        """Learn that the stream is over; close the flow. Idempotent."""
+        ...

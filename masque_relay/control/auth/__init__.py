@@ -1,0 +1,1 @@
+"""Credential -> principal: one module for each kind of credential."""

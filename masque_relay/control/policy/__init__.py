@@ -1,0 +1,1 @@
+"""The policy file: rules, their compiled form, addresses, explanations."""

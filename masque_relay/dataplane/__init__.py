@@ -1,0 +1,1 @@
+"""Moves bytes: sockets towards targets, batched; names resolved once."""

@@ -1,0 +1,1 @@
+"""HTTP front ends, the ASGI tunnel surface, and the routes behind the gate."""

@@ -1,0 +1,1 @@
+"""The QUIC endpoint on aioquic; the only package that imports aioquic."""

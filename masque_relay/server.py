@@ -1,0 +1,1 @@
+"""The server composition root: builds, supervises, reloads and drains everything."""

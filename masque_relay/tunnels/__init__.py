@@ -1,0 +1,1 @@
+"""Tunnel sessions, sans I/O: one module for each tunnel kind."""

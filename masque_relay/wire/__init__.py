@@ -1,0 +1,1 @@
+"""Bytes <-> values. Standard library only: no asyncio, socket, time or logging."""
