@@ -26,8 +26,9 @@ class TunnelLimits:
 
 
 class Meter(Protocol):
-    """Counts one direction of one tunnel and says whether more may pass. Plain ints; no clock call
-    unless a rate is set.
+    """Counts one direction of one tunnel and says whether more may pass.
+
+    Plain ints; the clock is asked only where a rate is set.
     """
 
     @property

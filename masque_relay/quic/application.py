@@ -53,7 +53,7 @@ class QuicTransport(Protocol):
 
     @property
     def max_datagram_payload_bytes(self) -> int:
-        """The largest DATAGRAM frame payload that path and peer take now; 0 when the peer takes none."""
+        """The largest DATAGRAM frame payload that path and peer take now; 0 if it takes none."""
         ...
 
     def send_datagrams(self, prefix: bytes, payloads: Sequence[bytes]) -> int:
@@ -139,7 +139,10 @@ class H3Transport(Protocol):
 
     @property
     def datagrams_negotiated(self) -> bool:
-        """The peer announced H3_DATAGRAM (RFC 9297: 0x33=1, or draft 0xffd277 / 0x276) and takes DATAGRAM frames."""
+        """The peer takes DATAGRAM frames and announced H3_DATAGRAM.
+
+        RFC 9297's 0x33=1, or the drafts' 0xffd277 and 0x276.
+        """
         ...
 
     def max_http_datagram_bytes(self, stream_id: int) -> int:

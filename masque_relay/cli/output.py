@@ -1,0 +1,67 @@
+"""Owns what ghostctl prints: tables, JSON, errors with the next step, exit codes."""
+
+import sys
+from collections.abc import Callable, Sequence
+from enum import IntEnum
+from typing import NoReturn, TypeVar
+
+import click
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+
+class ExitCode(IntEnum):
+    """What scripts may rely on; docs/reference/cli.md lists them."""
+
+    OK = 0
+    FAILED = 1
+    """It was tried and did not work."""
+    USAGE = 2
+    """Bad arguments, configuration or policy: nothing was tried."""
+    REFUSED = 3
+    """The relay's gate said no."""
+    UNREACHABLE = 4
+    """Nothing answered there, or its certificate was not accepted."""
+    TIMEOUT = 5
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document on one line: stable for scripts, also when streamed.
+
+    Raises:
+        TypeError: the value holds something that JSON has no form for.
+    """
+    sys.stdout.buffer.write(orjson.dumps(value, option=orjson.OPT_SORT_KEYS) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def print_table(
+    title: str | None, columns: Sequence[str], rows: Sequence[Sequence[object]]
+) -> None:
+    """Print a table for people; cells are shown as text, markup in them is not interpreted."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell).replace("[", r"\[") for cell in row))
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def fail(
+    message: str, *, hint: str | None = None, exit_code: ExitCode = ExitCode.FAILED
+) -> NoReturn:
+    """Say on stderr what went wrong and what to do next, and leave with the exit code."""
+    click.echo(f"ghostctl: {message}", err=True)
+    if hint is not None:
+        click.echo(f"  next: {hint}", err=True)
+    raise SystemExit(int(exit_code))
+
+
+def json_option(command: Command) -> Command:
+    """Add ``--json`` to a click command, handed to it as ``as_json``."""
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print JSON instead of text, for scripts."
+    )(command)
