@@ -1,33 +1,74 @@
-# Two commands for a newcomer: `make run` and `make test`. Nothing but Python 3.11+ and pip is assumed.
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-PYTEST := $(BIN)/python -m pytest
+# Two commands for a newcomer: `make run` and `make test`. They need Python 3.11+ with pip, nothing else.
+PYTHON       ?= python3
+VENV         ?= .venv
+EXTRAS       ?= dev
+TEST_ARGS    ?=
+FUZZ_SECONDS ?= 300
+SOAK_SECONDS ?= 1800
+, := ,
+BIN          := $(VENV)/bin
+INSTALLED    := $(VENV)/.installed-$(subst $(,),-,$(EXTRAS))
+PYTEST       := $(BIN)/python -m pytest
 
-.PHONY: run test setup lint types fuzz soak bench demo clean
+.DEFAULT_GOAL := help
+.PHONY: help run test setup lint types test-unit fuzz soak bench bench-smoke demo docs package clean
 
-run: $(VENV)/.installed ## start the relay in dev mode
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+run: setup ## start the relay in dev mode
 	$(BIN)/ghostctl relay run --dev --state-dir state
 
-test: $(VENV)/.installed ## the ordinary test run
-	$(PYTEST) -n 2
+test: setup ## run the tests (about five minutes)
+	$(PYTEST) -n 2 --dist loadgroup $(TEST_ARGS)
 
-setup: $(VENV)/.installed
+setup: $(INSTALLED) ## make the virtual environment
 
-$(VENV)/.installed: pyproject.toml .ci/constraints.txt
+$(INSTALLED): pyproject.toml .ci/constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint .ci/constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint .ci/constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
-lint: $(VENV)/.installed
+lint: setup ## format, lint, layers, spelling
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/codespell
+	$(BIN)/deptry masque_relay fallbacks
 
-types: $(VENV)/.installed
+types: setup ## mypy strict and basedpyright strict
 	$(BIN)/mypy
 	$(BIN)/basedpyright
 
-clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+test-unit: setup ## unit and property tests only
+	$(PYTEST) -q tests/unit tests/property
+
+fuzz: setup ## feed mutated bytes to every decoder (FUZZ_SECONDS=300)
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS)
+
+soak: setup ## tunnels under faults for a long time (SOAK_SECONDS=1800)
+	$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
+
+bench: setup ## measure the relay beside a naive one
+	$(BIN)/ghostctl bench
+
+bench-smoke: setup ## the same in ten seconds: shows that it works, no figures to quote
+	$(BIN)/ghostctl bench --smoke
+
+demo: setup ## a relay and a client here, with traffic through them
+	$(BIN)/ghostctl demo
+
+docs: setup ## write the generated reference pages anew
+	$(BIN)/python -m masque_relay.cli.reference docs/reference
+
+package: setup ## build the wheel and try it in an empty environment
+	rm -rf dist
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	rm -rf build/try;  $(PYTHON) -m venv build/try
+	build/try/bin/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint .ci/constraints.txt dist/ghostwire_relay-*.whl
+	build/try/bin/ghostctl --version
+
+clean: ## remove everything that make made
+	rm -rf .venv .venv-3.* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -19,7 +19,7 @@ COMMANDS = {
 
 
 class NounGroup(click.Group):
-    """Imports a noun's module when it is used: `ghostctl token` does not wait for the QUIC stack."""
+    """Imports a noun when it is used: `ghostctl token` does not wait for the QUIC stack."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the nouns in the order in which a newcomer meets them."""

@@ -1,0 +1,52 @@
+"""Owns the proof that every command in README.md and docs/ does what the page says."""
+
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.console_blocks import Console, console_blocks
+
+ROOT = Path(__file__).parent.parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES_WITH_COMMANDS = [page for page in PAGES if console_blocks(page.read_text(encoding="utf-8"))]
+FIXED_PORTS = ((socket.SOCK_DGRAM, 4433), (socket.SOCK_STREAM, 9443), (socket.SOCK_DGRAM, 5353))
+"""What the pages use, because a reader types them."""
+
+
+def busy_port() -> int | None:
+    for kind, port in FIXED_PORTS:
+        with socket.socket(socket.AF_INET, kind) as probe:
+            if kind == socket.SOCK_STREAM:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return port
+    return None
+
+
+@pytest.mark.xdist_group("fixed-ports")
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    "page", PAGES_WITH_COMMANDS, ids=[p.relative_to(ROOT).as_posix() for p in PAGES_WITH_COMMANDS]
+)
+def test_commands_of_the_page_work_in_order(page: Path, tmp_path: Path, timescale: float) -> None:
+    if (port := busy_port()) is not None:
+        pytest.skip(f"port {port}, which the documentation uses, is taken on this machine")
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    bin_directory = Path(sys.executable).parent
+    with Console(tmp_path, bin_directory, timeout_s=60 * timescale) as console:
+        for block in console_blocks(page.read_text(encoding="utf-8")):
+            if block.elsewhere is None:
+                console.run(block)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[p.relative_to(ROOT).as_posix() for p in PAGES])
+def test_a_block_that_is_run_elsewhere_names_where(page: Path) -> None:
+    for block in console_blocks(page.read_text(encoding="utf-8")):
+        if block.elsewhere is not None:
+            place = block.elsewhere.split()[0]
+            assert (ROOT / place).exists(), f"{page.name}:{block.line}: no {place}"

@@ -1,0 +1,102 @@
+"""Owns the rules of the house that a machine can check (shape of files, mirrored tests, values)."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+PACKAGES = ("masque_relay", "fallbacks")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+MODULES = [path for path in SOURCES if path.name != "__init__.py"]
+MAX_MODULE_LINES = 500
+
+NOT_MIRRORED: dict[str, str] = {
+    "masque_relay/contract/*": "values and ports: no behaviour to test",
+    "masque_relay/quic/application.py": "ports only",
+    "masque_relay/*/limits.py": "documented defaults: tests/unit/config checks how they are set",
+    "masque_relay/quic/endpoint.py": "sockets: tests/integration/quic",
+    "masque_relay/server.py": "wiring: tests/integration/server",
+    "masque_relay/cli/*": "arguments -> calls: tests/integration and tests/unit/cli by command",
+}
+"""Modules that need no tests/unit twin, and where their tests are instead."""
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [relative(path) for path in paths]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=names(SOURCES))
+def test_module_begins_with_a_docstring_that_says_what_it_owns(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert docstring, f"{relative(path)} has no module docstring"
+    assert len(docstring.splitlines()[0]) > 20
+
+
+@pytest.mark.parametrize("path", MODULES, ids=names(MODULES))
+def test_module_fits_a_reader(path: Path) -> None:
+    lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert lines <= MAX_MODULE_LINES, f"{relative(path)} has {lines} lines: split it by noun"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=names(MODULES))
+def test_module_has_its_mirrored_test(path: Path) -> None:
+    module = path.relative_to(ROOT)
+    if any(module.match(pattern) for pattern in NOT_MIRRORED):
+        return
+    inside = Path(*module.parts[1:]) if module.parts[0] == "masque_relay" else module
+    twin = ROOT / "tests" / "unit" / inside.with_name(f"test_{inside.name}")
+    assert twin.exists(), f"{relative(path)} wants {relative(twin)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=names(SOURCES))
+def test_no_todo_without_an_issue_number(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"\b(TODO|FIXME|XXX)\b(?!\(#\d+\))", text)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=names(SOURCES))
+def test_every_type_ignore_names_its_code_and_reason(path: Path) -> None:
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if "type: ignore" in line or "pyright: ignore" in line:
+            assert re.search(r"ignore\[[\w-]+(, ?[\w-]+)*\]\s+#\s*\w", line), (
+                f"{relative(path)}:{number}: an ignore needs a code and a reason"
+            )
+
+
+def dataclass_decorator(node: ast.ClassDef) -> ast.expr | None:
+    for decorator in node.decorator_list:
+        target = decorator.func if isinstance(decorator, ast.Call) else decorator
+        if isinstance(target, ast.Name) and target.id == "dataclass":
+            return decorator
+    return None
+
+
+VALUE_MODULES = [p for p in MODULES if p.parent.name in {"wire", "contract"}]
+
+
+@pytest.mark.parametrize("path", VALUE_MODULES, ids=names(VALUE_MODULES))
+def test_wire_and_contract_values_have_slots(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef) and (decorator := dataclass_decorator(node)):
+            keywords = (
+                {k.arg: ast.unparse(k.value) for k in decorator.keywords}
+                if isinstance(decorator, ast.Call)
+                else {}
+            )
+            assert keywords.get("slots") == "True", f"{relative(path)}: {node.name} wants slots"
+
+
+def test_the_top_level_is_what_a_reader_expects() -> None:
+    expected = {
+        "pyproject.toml", "masque_relay", "fallbacks", "tests", "interop", "nginx", "docs",
+        "README.md", "Makefile", "LICENSE", "CHANGELOG.md", "SECURITY.md",
+    }  # fmt: skip
+    made = {"build", "dist", "state"}
+    present = {path.name for path in ROOT.iterdir() if not path.name.startswith(".")}
+    assert present - made == expected
