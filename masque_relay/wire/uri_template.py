@@ -179,7 +179,8 @@ def _compile(parts: tuple[_Part, ...]) -> re.Pattern[bytes]:
             in_query = in_query or part.operator == "?"
             if not in_query and _ends_path(following):
                 pattern.append("/?")
-    return re.compile("".join(pattern).encode("ascii"), re.DOTALL)
+    # The lookahead: a path has its first slash even where the template is nothing but that slash.
+    return re.compile(("(?=/)" + "".join(pattern)).encode("ascii"))
 
 
 def _ends_path(following: _Part | None) -> bool:
@@ -192,8 +193,7 @@ def _literal_pattern(literal: str, *, in_query: bool, following: _Part | None) -
     path, question, query = literal.partition("?")
     if question or _ends_path(following):
         # The path ends here: with or without its last slash.
-        bare = path.removesuffix("/")
-        path_pattern = re.escape(bare) + "/?" if bare or path != "/" else "/"
+        path_pattern = re.escape(path.removesuffix("/")) + "/?"
     else:
         path_pattern = re.escape(path)
     return path_pattern + (re.escape(question + query) if question else "")
