@@ -34,7 +34,7 @@ class QuicLimits:
     retry_mode: RetryMode = RetryMode.ADAPTIVE
     """Retry costs every honest client a round trip, a spoofed Initial without it costs us 1 ms."""
     retry_half_open_count: int = 64
-    """Adaptive: Retry while so many handshakes are unfinished; a quiet relay never has that many."""
+    """Adaptive: Retry while so many handshakes are unfinished; a quiet relay never has so many."""
     retry_handshakes_per_s: int = 100
     """Adaptive: Retry beyond this rate; about a quarter of what one core can do."""
     retry_token_lifetime_s: float = 30.0
