@@ -1,0 +1,1 @@
+"""Unit tests of masque_relay.wire, one file per module."""
