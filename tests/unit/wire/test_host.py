@@ -145,7 +145,8 @@ class TestPort:
 
     @pytest.mark.parametrize(
         "text",
-        ["", "0", "00000", "65536", "70000", "-1", "+1", " 1", "1 ", "1\n", "0x35", "1_0", "\uff15\uff13",
+        ["", "0", "00000", "65536", "70000", "-1", "+1", " 1", "1 ", "1\n", "0x35", "1_0",
+         "\uff15\uff13",
          "1.0", "000001", "9" * 5000, "*"],
     )  # fmt: skip
     def test_anything_else_is_refused(self, text: str) -> None:
