@@ -1,0 +1,120 @@
+"""Owns the fuzz targets: one function per parser of a peer's bytes.
+
+The contract of every target: the input is accepted, or refused with WireError. Any other exception,
+and any assertion below that fails, is a finding.
+"""
+
+from collections.abc import Callable
+
+from masque_relay.wire.authority import parse_authority
+from masque_relay.wire.capsule import Capsule, CapsuleDecoder, encode_capsule
+from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE, split_context
+from masque_relay.wire.datagram import encode_quarter_stream_id, split_http_datagram
+from masque_relay.wire.errors import WireError
+from masque_relay.wire.host import parse_host, parse_port
+from masque_relay.wire.proxy_status import encode_proxy_status, parse_proxy_status
+from masque_relay.wire.structured import parse_boolean, parse_item, parse_list
+from masque_relay.wire.uri_template import UriTemplate
+from masque_relay.wire.varint import decode_varint, encode_varint
+
+Target = Callable[[bytes], None]
+
+_DEFAULT = UriTemplate.parse(DEFAULT_TEMPLATE)
+_QUERY = UriTemplate.parse("/m{?target_host,target_port}")
+_MAX_CAPSULE_BYTES = 256
+
+
+def fuzz_varint(data: bytes) -> None:
+    value, end = decode_varint(data)
+    assert 1 <= end <= len(data)
+    assert decode_varint(encode_varint(value)) == (value, len(encode_varint(value)))
+
+
+def _decode_capsules(pieces: list[bytes]) -> list[Capsule] | None:
+    """Return the capsules, or None if they are refused."""
+    decoder = CapsuleDecoder(max_capsule_bytes=_MAX_CAPSULE_BYTES, known_types={0, 1})
+    capsules: list[Capsule] = []
+    try:
+        for piece in pieces:
+            capsules += decoder.feed(piece)
+            kept = len(decoder._head) + len(decoder._value or b"")
+            assert kept <= _MAX_CAPSULE_BYTES + 16
+        decoder.finish()
+    except WireError:
+        return None
+    return capsules
+
+
+def fuzz_capsule(data: bytes) -> None:
+    whole = _decode_capsules([data])
+    step = 1 + len(data) % 5
+    pieces = [data[offset : offset + step] for offset in range(0, len(data), step)]
+    assert _decode_capsules(pieces) == whole
+    if whole:
+        again = b"".join(encode_capsule(capsule.type, capsule.value) for capsule in whole)
+        assert _decode_capsules([again]) == whole
+
+
+def fuzz_datagram(data: bytes) -> None:
+    stream_id, payload = split_http_datagram(data)
+    assert split_http_datagram(encode_quarter_stream_id(stream_id) + payload) == (
+        stream_id,
+        payload,
+    )
+    split_context(payload)
+
+
+def fuzz_host(data: bytes) -> None:
+    host = parse_host(data.decode("utf-8", "replace"))
+    assert parse_host(str(host)) == host
+
+
+def fuzz_port(data: bytes) -> None:
+    assert 1 <= parse_port(data.decode("utf-8", "replace")) <= 65_535
+
+
+def fuzz_authority(data: bytes) -> None:
+    host, port = parse_authority(data.decode("latin-1"), default_port=443)
+    assert host
+    assert 1 <= port <= 65_535
+
+
+def fuzz_path(data: bytes) -> None:
+    for template in (_DEFAULT, _QUERY):
+        variables = template.match(data)
+        if variables is not None:
+            assert template.match(template.expand(variables).encode("ascii")) == variables
+
+
+def fuzz_template(data: bytes) -> None:
+    template = UriTemplate.parse(data.decode("latin-1"))
+    values = dict.fromkeys(template.variables, ":/?")
+    assert template.match(template.expand_path(values).encode("ascii")) == values
+
+
+def fuzz_structured(data: bytes) -> None:
+    text = data.decode("latin-1")
+    parse_boolean(text)
+    parse_list(text)
+    parse_item(text)
+
+
+def fuzz_proxy_status(data: bytes) -> None:
+    text = data.decode("latin-1")
+    (status,) = parse_proxy_status(encode_proxy_status("p", details=text))
+    assert status.details is not None
+    parse_proxy_status(text)
+
+
+TARGETS: dict[str, Target] = {
+    "authority": fuzz_authority,
+    "capsule": fuzz_capsule,
+    "datagram": fuzz_datagram,
+    "host": fuzz_host,
+    "path": fuzz_path,
+    "port": fuzz_port,
+    "proxy_status": fuzz_proxy_status,
+    "structured": fuzz_structured,
+    "template": fuzz_template,
+    "varint": fuzz_varint,
+}
