@@ -1,1 +1,0 @@
-"""Strict TOML -> frozen values; the only reader of the configuration file."""

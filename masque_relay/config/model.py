@@ -1,0 +1,166 @@
+"""Owns the shape of the configuration: one frozen class per section of the TOML file.
+
+The limits of a component are its own dataclass (QuicLimits, GateSettings, ...): default and reason
+stand there once, and this file only says where in the TOML file they are set.
+"""
+
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from masque_relay.admin.limits import AdminLimits
+from masque_relay.config.values import AdminAddress, ListenAddress, Seconds
+from masque_relay.contract.address import Endpoint
+from masque_relay.control.settings import AuditSettings, GateSettings
+from masque_relay.dataplane.limits import FlowLimits, ResolverLimits, SocketLimits
+from masque_relay.http.limits import HttpLimits
+from masque_relay.quic.limits import QuicLimits
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors, values are never converted, nothing changes."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+
+class ListenSection(Section):
+    """Where clients reach the relay."""
+
+    h3: ListenAddress = Endpoint(address=IPv6Address("::"), port=443)
+    """UDP address of HTTP/3, `ADDRESS:PORT`. `[::]:443` takes IPv4 too. Port 0 lets the kernel
+    choose. Read at start only."""
+    secret_files: tuple[Path, ...] = ()
+    """Files of at least 32 random bytes each, equal on all relays behind one address, so that each
+    can validate the other's Retry tokens and reset its connections. The first one makes tokens, all
+    are accepted. Without any, a key is made at every start. Read at start only."""
+
+
+class CertificateSection(Section):
+    """One certificate and its key."""
+
+    certificate_file: Path
+    """PEM: the leaf first, then the intermediates."""
+    key_file: Path
+    """PEM private key of the leaf. ECDSA P-256 makes the smallest handshake."""
+
+
+class TlsSection(CertificateSection):
+    """The relay's own certificates. Client certificates are set up in `[gate.mtls]`."""
+
+    more: tuple[CertificateSection, ...] = ()
+    """Further certificates, chosen by the name that the client asks for (SNI)."""
+    refuse_unknown_names: bool = False
+    """Refuse a client that asks for a name which no certificate has, instead of giving it the first
+    one."""
+    require_client_certificate: bool = False
+    """Refuse clients without a certificate during the handshake. Otherwise, with `[gate.mtls]`,
+    they are asked for one and may use another credential."""
+
+
+class QuicSection(Section):
+    """The QUIC endpoint."""
+
+    limits: QuicLimits = QuicLimits()
+    """Caps and deadlines of the endpoint and of each connection."""
+    qlog_dir: Path | None = None
+    """Write one qlog file per connection to this directory; it slows the relay down."""
+    keylog_file: Path | None = None
+    """Write TLS secrets to this file for packet analysers: whoever reads it reads the traffic."""
+
+
+class ConnectUdpSection(Section):
+    """CONNECT-UDP (RFC 9298)."""
+
+    templates: tuple[str, ...] = ()
+    """URI templates beside the default one, `/.well-known/masque/udp/{target_host}/{target_port}/`,
+    such as `/proxy{?target_host,target_port}`."""
+
+
+class DnsSection(Section):
+    """How the names of targets are resolved."""
+
+    servers: tuple[str, ...] = ()
+    """Nameserver addresses; without any, those of the system."""
+    limits: ResolverLimits = ResolverLimits()
+    """Caps, deadlines and the cache of the resolver."""
+
+
+class AdminSection(Section):
+    """The admin listener: health, metrics, API."""
+
+    listen: AdminAddress = Endpoint(address=IPv4Address("127.0.0.1"), port=9443)
+    """`ADDRESS:PORT` or `unix:PATH`. It speaks plain HTTP: keep it on loopback or a Unix socket.
+    Read at start only."""
+    token_file: Path
+    """File with the bearer token of the API, at least 16 characters; nobody else should be able to
+    read it. Read at start only."""
+    limits: AdminLimits = AdminLimits()
+    """Caps and deadlines of the admin listener."""
+
+
+class LogFormat(StrEnum):
+    """How a log record is written."""
+
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class LogLevel(StrEnum):
+    """The least important records that are written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogSection(Section):
+    """The log, on standard error. It never holds credentials or identities."""
+
+    level: LogLevel = LogLevel.INFO
+    """Records below this are not written."""
+    format: LogFormat = LogFormat.JSON
+    """`json` is one object per line; `console` is for people."""
+
+
+class DrainSection(Section):
+    """The graceful end after SIGTERM or `ghostctl relay drain`."""
+
+    deadline_s: Seconds = 30.0
+    """How long tunnels may go on before they are ended. A supervisor must wait longer than this
+    (systemd: TimeoutStopSec)."""
+
+
+class RelayConfig(Section):
+    """A whole configuration file."""
+
+    listen: ListenSection = ListenSection()
+    """Where clients reach the relay."""
+    tls: TlsSection
+    """Certificates."""
+    quic: QuicSection = QuicSection()
+    """The QUIC endpoint."""
+    http: HttpLimits = HttpLimits()
+    """Caps and deadlines of HTTP connections and requests."""
+    connect_udp: ConnectUdpSection = ConnectUdpSection()
+    """CONNECT-UDP (RFC 9298)."""
+    dns: DnsSection = DnsSection()
+    """How the names of targets are resolved."""
+    flows: FlowLimits = FlowLimits()
+    """The sockets towards targets."""
+    socket: SocketLimits = SocketLimits()
+    """The UDP socket that listens."""
+    gate: GateSettings
+    """Who may do what: credentials, policy, quotas."""
+    audit: AuditSettings = AuditSettings()
+    """The audit trail: one record per decision and per tunnel end."""
+    admin: AdminSection
+    """The admin listener."""
+    log: LogSection = LogSection()
+    """The log."""
+    drain: DrainSection = DrainSection()
+    """The graceful end."""
