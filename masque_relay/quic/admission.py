@@ -88,7 +88,7 @@ class Admission:
         if self.draining or self._open_count >= limits.max_connections:
             counters.refused_total += 1
             return Verdict.REFUSE
-        if not address_validated and self._retry_wanted(now_s):
+        if not address_validated and self.retry_wanted(now_s):
             # Before the per-source cap: a spoofed source must not use up somebody else's share.
             return Verdict.RETRY
         if self._per_source[key] >= limits.max_connections_per_source:
@@ -122,7 +122,8 @@ class Admission:
             self._half_open_count -= 1
         self._publish()
 
-    def _retry_wanted(self, now_s: float) -> bool:
+    def retry_wanted(self, now_s: float) -> bool:
+        """Whether a source that has not proved its address must do so now."""
         mode = self._limits.retry_mode
         if mode is not RetryMode.ADAPTIVE:
             return mode is RetryMode.ALWAYS

@@ -1,0 +1,545 @@
+"""Owns QuicEndpoint: UDP sockets, the turn of the loop, and which connection a packet belongs to.
+
+One turn: read up to a bounded number of datagrams, sort them by connection ID, hand each connection
+its packets in one call, then flush every connection that has something to say, then arm one timer
+for all. No task and no asyncio timer per connection; an exception of one connection ends that one.
+"""
+
+import asyncio
+import contextlib
+import logging
+from ipaddress import IPv4Address, IPv6Address
+
+from masque_relay.contract.address import Endpoint
+from masque_relay.contract.counters import QuicCounters
+from masque_relay.contract.ports import Clock, DatagramSocketFactory, ReceivedBatch
+from masque_relay.quic.adapter import (
+    AdapterOwner,
+    ClientSettings,
+    QuicAdapter,
+    ServerSettings,
+    accept_connection,
+    open_connection,
+)
+from masque_relay.quic.admission import Admission
+from masque_relay.quic.application import ApplicationFactory, QuicTransport
+from masque_relay.quic.doorkeeper import Doorkeeper, Newcomer
+from masque_relay.quic.packet import (
+    CONNECTION_ID_BYTES,
+    KIND_BY_FIRST_BYTE,
+    Kind,
+)
+from masque_relay.quic.qlog import QlogDirectory, open_key_log
+from masque_relay.quic.settings import ClientTls, ConnectFailed, EndpointSettings
+from masque_relay.quic.table import Connection, ConnectionTable, Port, Waiting
+from masque_relay.quic.timers import DeadlineHeap
+
+logger = logging.getLogger(__name__)
+
+NEW_CONNECTIONS_PER_TURN = 8
+# A handshake's first flight costs 1-2 ms of CPU: traffic of others waits at most some 15 ms.
+NEWCOMER_PACKETS = 4
+# Datagrams kept for a connection that waits for its turn: a ClientHello with a post-quantum share
+# takes two.
+_CID_END = 1 + CONNECTION_ID_BYTES
+_CRASHED = "bug: a connection failed in %s and is dropped: %s"
+
+
+class QuicEndpoint(AdapterOwner):
+    """QUIC on UDP sockets, server and client in one. Lives in one event loop; close it there."""
+
+    def __init__(
+        self,
+        settings: EndpointSettings,
+        *,
+        socket_factory: DatagramSocketFactory,
+        clock: Clock,
+        counters: QuicCounters,
+    ) -> None:
+        self._bind = socket_factory
+        self._clock = clock
+        self._counters = counters
+        self._settings = settings
+        self._admission = Admission(settings.limits, counters)
+        self._doorkeeper = Doorkeeper(self._admission, counters, settings.limits, settings.secrets)
+        self._qlog = QlogDirectory(settings.qlog_directory) if settings.qlog_directory else None
+        self._key_log = open_key_log(settings.key_log_file) if settings.key_log_file else None
+        self._server = self._server_settings(settings)
+
+        self._listeners: list[Port] = []
+        self._table = ConnectionTable()
+        self._connections = self._table.by_adapter
+        self._waiting: dict[bytes, Waiting] = {}
+        self._dirty: dict[QuicAdapter, None] = {}
+        self._deadlines: DeadlineHeap[Connection] = DeadlineHeap()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = float("inf")
+        self._in_turn = False
+        self._turn_scheduled = False
+        self._emptied: asyncio.Event | None = None
+        self._closed = False
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def listen(self, endpoint: Endpoint) -> Endpoint:
+        """Accept connections on an address from now on; return it with the real port.
+
+        ``[::]`` takes IPv4 too. May be called several times.
+
+        Raises:
+            FlowError: the address is taken or not ours.
+            ValueError: the endpoint has no certificates.
+        """
+        if self._server is None:
+            msg = "an endpoint without certificates cannot listen"
+            raise ValueError(msg)
+        port = self._open_port(endpoint)
+        self._listeners.append(port)
+        return port.socket.local
+
+    async def connect(
+        self,
+        destination: Endpoint,
+        *,
+        server_name: str,
+        alpn: str,
+        application: ApplicationFactory,
+        tls: ClientTls | None = None,
+        timeout_s: float = 10.0,
+    ) -> QuicTransport:
+        """Open a connection from a socket of its own; return it once the handshake is complete.
+
+        Raises:
+            ConnectFailed: refused, not trusted, or no answer in time.
+            FlowError: no socket to be had.
+        """
+        tls = tls or ClientTls()
+        wildcard = (
+            IPv4Address(0) if isinstance(destination.address, IPv4Address) else IPv6Address(0)
+        )
+        port = self._open_port(Endpoint(address=wildcard, port=0))
+        now_s = self._clock.monotonic_s()
+        adapter = open_connection(
+            ClientSettings(
+                applications={alpn: application},
+                server_name=server_name,
+                ca_pem=tls.ca_pem,
+                insecure_skip_verify=tls.insecure_skip_verify,
+                identity=tls.identity,
+                limits=self._settings.limits,
+                quic_logger=self._qlog,
+                secrets_log=self._key_log,
+            ),
+            owner=self,
+            counters=self._counters,
+            destination=(str(destination.address), destination.port),
+            now=now_s,
+        )
+        connection = Connection(adapter, port, handshake_due_s=now_s + timeout_s)
+        connection.waiter = asyncio.get_running_loop().create_future()
+        port.client = connection
+        self._table.add(connection)
+        self.adapter_dirty(adapter)
+        try:
+            # The deadline of the handshake ends the wait.
+            await connection.waiter
+        except asyncio.CancelledError:
+            self._end(connection, "connect was cancelled")
+            raise
+        return adapter
+
+    def apply(self, settings: EndpointSettings) -> None:
+        """Use other settings for new connections and packets; what is open goes on as it is.
+
+        Where diagnostics go and whether there are certificates at all cannot change.
+        """
+        self._settings = settings
+        self._admission.replace_limits(settings.limits)
+        self._doorkeeper.replace(settings.limits, settings.secrets)
+        self._server = self._server_settings(settings)
+
+    def drain(self) -> None:
+        """Refuse new connections from now on; the others live."""
+        self._admission.draining = True
+
+    async def close(self, *, error_code: int = 0, reason: str = "", timeout_s: float = 1.0) -> None:
+        """Close every connection with a transport error code, then the sockets. Idempotent.
+
+        Waits for at most ``timeout_s`` so that a CONNECTION_CLOSE that was lost can be repeated.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        self.drain()
+        for waiting in self._waiting.values():
+            self._admission.closed(waiting.newcomer.key, half_open=True)
+        self._waiting.clear()
+        for connection in list(self._connections.values()):
+            if not connection.adapter.is_closing:
+                connection.adapter.close_transport(error_code, reason)
+            self._dirty[connection.adapter] = None
+        self._finish_turn(self._clock.monotonic_s())
+        if self._connections and timeout_s > 0:
+            self._emptied = asyncio.Event()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._emptied.wait(), timeout_s)
+        self._shut()
+
+    def snapshot(self) -> dict[str, object]:
+        """Return the state of the endpoint for a status page; JSON-ready, without identities."""
+        return {
+            "listeners": [str(port.socket.local) for port in self._listeners],
+            "connections_open": len(self._connections),
+            "connections_half_open": self._admission.half_open_count,
+            "retry_active": self._admission.retry_wanted(self._clock.monotonic_s()),
+            "draining": self._admission.draining,
+        }
+
+    # -- AdapterOwner ----------------------------------------------------------------------------
+
+    def adapter_dirty(self, adapter: QuicAdapter) -> None:
+        """Flush this adapter at the end of the running turn, or in one of its own."""
+        self._dirty[adapter] = None
+        self._want_turn()
+
+    def connection_id_issued(self, adapter: QuicAdapter, connection_id: bytes) -> None:
+        """Route an ID."""
+        self._table.issue(adapter, connection_id)
+
+    def connection_id_retired(self, adapter: QuicAdapter, connection_id: bytes) -> None:
+        """Route an ID no more."""
+        self._table.retire(adapter, connection_id)
+
+    def handshake_completed(self, adapter: QuicAdapter) -> None:
+        """Count it; wake whoever waits for it."""
+        connection = self._connections.get(adapter)
+        if connection is None or connection.handshake_due_s is None:
+            return
+        connection.handshake_due_s = None
+        self._counters.handshakes_completed += 1
+        if connection.key is not None:
+            self._admission.established()
+        if connection.waiter is not None and not connection.waiter.done():
+            connection.waiter.set_result(None)
+
+    def peer_moved(self, adapter: QuicAdapter) -> None:
+        """Count a migration."""
+        self._counters.migrations += 1
+
+    def adapter_terminated(self, adapter: QuicAdapter) -> None:
+        """Forget a connection: O(its own connection IDs)."""
+        connection = self._connections.get(adapter)
+        if connection is not None:
+            self._forget(connection)
+
+    # -- a turn: receive -------------------------------------------------------------------------
+
+    def _on_readable(self, port: Port) -> None:
+        now_s = self._clock.monotonic_s()
+        self._in_turn = True
+        try:
+            ready: list[Connection] = []
+            for batch in port.socket.receive_batches(self._settings.limits.receive_batch_count):
+                self._sort(port, batch, ready, now_s)
+            for connection in ready:
+                self._deliver(connection, now_s)
+        finally:
+            self._in_turn = False
+            self._finish_turn(now_s)
+
+    def _sort(
+        self, port: Port, batch: ReceivedBatch, ready: list[Connection], now_s: float
+    ) -> None:
+        counters = self._counters
+        counters.datagrams_received += len(batch.payloads)
+        counters.bytes_received += sum(map(len, batch.payloads))
+        by_cid = self._table.by_cid
+        source = batch.source
+        run_cid = b""
+        inbox: list[bytes] = []
+        for data in batch.payloads:
+            cid = data[1:_CID_END]
+            # A run of 1-RTT packets of one connection: the common case, without a look-up each.
+            if cid == run_cid and data[0] & 0xC0 == 0x40:
+                inbox.append(data)
+                continue
+            run_cid = b""
+            connection = by_cid.get(cid) if data and data[0] & 0xC0 == 0x40 else None
+            if connection is None:
+                connection = self._find(port, data, source, now_s)
+                if connection is None:
+                    continue
+            elif len(cid) == CONNECTION_ID_BYTES:
+                run_cid = cid
+            if connection.inbox and connection.source != source:
+                # The peer moves within this turn: keep its packets in order.
+                self._deliver(connection, now_s)
+            if not connection.inbox:
+                ready.append(connection)
+                connection.source = source
+                connection.port = port
+            inbox = connection.inbox
+            inbox.append(data)
+
+    def _find(
+        self, port: Port, data: bytes, source: tuple[str, int], now_s: float
+    ) -> Connection | None:
+        """Return whose a packet is when it is no 1-RTT packet with a known ID."""
+        kind = KIND_BY_FIRST_BYTE[data[0]] if data else Kind.DROP
+        if port.client is not None:
+            # A socket of one connection: its adapter tells a stateless reset from noise.
+            return port.client
+        answer: bytes | None = None
+        if kind is Kind.LONG and len(data) > 6:
+            cid = data[6 : 6 + data[5]]
+            known = self._table.find_long(cid)
+            if known is not None:
+                return known
+            waiting = self._waiting.get(cid)
+            if waiting is not None:
+                if len(waiting.packets) < NEWCOMER_PACKETS and waiting.source == source:
+                    waiting.packets.append(data)
+                return None
+            met = self._doorkeeper.meet_long(data, source, now_s=now_s, wall_s=self._clock.wall_s())
+            if isinstance(met, Newcomer):
+                self._seat(met, cid, port, source, data)
+                return None
+            answer = met
+        elif kind is Kind.SHORT:
+            answer = self._doorkeeper.meet_short(data, now_s=now_s)
+        else:
+            # Kind.STUN is answered here once the relay speaks STUN; the others belong to nobody.
+            self._counters.packets_unroutable += 1
+        if answer is not None:
+            self._send(port, [answer], source)
+        return None
+
+    def _deliver(self, connection: Connection, now_s: float) -> None:
+        packets, connection.inbox = connection.inbox, []
+        if not packets or connection.adapter not in self._connections:
+            return
+        self._dirty[connection.adapter] = None
+        try:
+            connection.adapter.receive_packets(packets, connection.source, now_s)
+        except Exception:
+            logger.exception(_CRASHED, "receive", connection.adapter.connection_id)
+            self._end(connection, "internal error")
+
+    # -- a turn: begin connections ---------------------------------------------------------------
+
+    def _seat(
+        self,
+        newcomer: Newcomer,
+        initial_cid: bytes,
+        port: Port,
+        source: tuple[str, int],
+        data: bytes,
+    ) -> None:
+        """Count a newcomer at once, so that caps and Retry see a burst; begin it when it's due."""
+        self._counters.connections_opened += 1
+        self._admission.opened(newcomer.key)
+        self._waiting[initial_cid] = Waiting(newcomer, port, source, data)
+
+    def _begin_waiting(self, now_s: float) -> None:
+        for initial_cid in list(self._waiting)[:NEW_CONNECTIONS_PER_TURN]:
+            waiting = self._waiting.pop(initial_cid)
+            try:
+                connection = self._begin(initial_cid, waiting, now_s)
+            except Exception:
+                # For instance a certificate that cannot sign: this peer is out, others go on.
+                logger.exception("A connection could not be accepted")
+                self._admission.closed(waiting.newcomer.key, half_open=True)
+                continue
+            connection.inbox = waiting.packets
+            connection.source = waiting.source
+            self._deliver(connection, now_s)
+        if self._waiting:
+            self._want_turn()
+
+    def _begin(self, initial_cid: bytes, waiting: Waiting, now_s: float) -> Connection:
+        assert self._server is not None  # only a listener meets newcomers  # noqa: S101
+        newcomer = waiting.newcomer
+        adapter = accept_connection(
+            self._server,
+            owner=self,
+            counters=self._counters,
+            source=waiting.source,
+            original_destination_cid=newcomer.original_destination_cid,
+            retry_source_cid=newcomer.retry_source_cid,
+        )
+        connection = Connection(
+            adapter, waiting.port, handshake_due_s=now_s + self._settings.limits.handshake_timeout_s
+        )
+        connection.key = newcomer.key
+        connection.initial_cid = initial_cid
+        self._table.add(connection)
+        return connection
+
+    # -- a turn: send ----------------------------------------------------------------------------
+
+    def _want_turn(self) -> None:
+        if not self._in_turn and not self._turn_scheduled:
+            self._turn_scheduled = True
+            asyncio.get_running_loop().call_soon(self._on_turn)
+
+    def _on_turn(self) -> None:
+        self._turn_scheduled = False
+        self._finish_turn(self._clock.monotonic_s())
+
+    def _finish_turn(self, now_s: float) -> None:
+        """Begin newcomers, flush whoever has something to say, arm the timer."""
+        self._in_turn = True
+        try:
+            if self._waiting:
+                self._begin_waiting(now_s)
+            # One pass: what a flush makes dirty again is flushed in a turn of its own.
+            dirty, self._dirty = self._dirty, {}
+            for adapter in dirty:
+                connection = self._connections.get(adapter)
+                if connection is not None:
+                    self._flush(connection, now_s)
+        finally:
+            self._in_turn = False
+        if self._dirty or self._waiting:
+            self._want_turn()
+        self._arm()
+
+    def _flush(self, connection: Connection, now_s: float) -> None:
+        adapter = connection.adapter
+        try:
+            for payloads, destination in adapter.packets_to_send(now_s):
+                connection.answered = True
+                self._send(connection.port, payloads, destination)
+            due_s = adapter.next_timer()
+        except Exception:
+            logger.exception(_CRASHED, "send", connection.adapter.connection_id)
+            self._end(connection, "internal error")
+            return
+        if adapter not in self._connections:
+            return
+        if not connection.answered:
+            # Nothing to say to its first packets: they were no Initial that can be decrypted.
+            self._counters.packets_unroutable += 1
+            self._end(connection, "nothing readable in the first packet")
+            return
+        handshake_due_s = connection.handshake_due_s
+        if handshake_due_s is not None and (due_s is None or handshake_due_s < due_s):
+            due_s = handshake_due_s
+        self._deadlines.set(connection, due_s)
+
+    def _send(self, port: Port, payloads: list[bytes], destination: tuple[str, int]) -> None:
+        counters = self._counters
+        sent = port.socket.send_batch(payloads, destination)
+        counters.datagrams_sent += sent
+        if sent == len(payloads):
+            counters.bytes_sent += sum(map(len, payloads))
+        else:
+            # Which ones were lost is not known; QUIC recovers, the figure is for operators.
+            counters.sends_dropped += len(payloads) - sent
+            counters.bytes_sent += sum(map(len, payloads)) * sent // len(payloads)
+
+    # -- time ------------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        next_s = self._deadlines.next_s()
+        if next_s is None or next_s >= self._timer_s:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_s = next_s
+        delay_s = max(0.0, next_s - self._clock.monotonic_s())
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_s = float("inf")
+        now_s = self._clock.monotonic_s()
+        self._in_turn = True
+        try:
+            for connection in self._deadlines.pop_due(now_s):
+                self._handle_due(connection, now_s)
+        finally:
+            self._in_turn = False
+            self._finish_turn(now_s)
+
+    def _handle_due(self, connection: Connection, now_s: float) -> None:
+        adapter = connection.adapter
+        if adapter not in self._connections:
+            return
+        if connection.handshake_due_s is not None and connection.handshake_due_s <= now_s:
+            self._counters.handshakes_expired += 1
+            self._end(connection, "the handshake took too long")
+            return
+        self._dirty[adapter] = None
+        try:
+            adapter.handle_timer(now_s)
+        except Exception:
+            logger.exception(_CRASHED, "timer", connection.adapter.connection_id)
+            self._end(connection, "internal error")
+
+    # -- ends ------------------------------------------------------------------------------------
+
+    def _end(self, connection: Connection, reason: str) -> None:
+        """Forget a connection without a word to the peer."""
+        try:
+            connection.adapter.abandon(reason)
+        except Exception:
+            logger.exception("A connection failed while it was dropped (bug)")
+        self._forget(connection)
+
+    def _forget(self, connection: Connection) -> None:
+        if not self._table.remove(connection):
+            return
+        self._counters.connections_closed += 1
+        self._deadlines.cancel(connection)
+        if connection.key is not None:
+            self._admission.closed(connection.key, half_open=connection.handshake_due_s is not None)
+        else:
+            self._close_port(connection.port)
+        waiter = connection.waiter
+        if waiter is not None and not waiter.done():
+            error_code, reason = connection.adapter.termination
+            waiter.set_exception(ConnectFailed(error_code, reason))
+        if not self._connections and self._emptied is not None:
+            self._emptied.set()
+
+    def _shut(self) -> None:
+        for connection in list(self._connections.values()):
+            self._end(connection, "the endpoint was closed")
+        for port in self._listeners:
+            self._close_port(port)
+        self._listeners.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._qlog is not None:
+            self._qlog.close()
+        if self._key_log is not None:
+            self._key_log.close()
+
+    # -- sockets ---------------------------------------------------------------------------------
+
+    def _open_port(self, endpoint: Endpoint) -> Port:
+        port = Port(self._bind(endpoint))
+        asyncio.get_running_loop().add_reader(port.socket.fileno(), self._on_readable, port)
+        return port
+
+    def _close_port(self, port: Port) -> None:
+        descriptor = port.socket.fileno()
+        if descriptor >= 0:
+            asyncio.get_running_loop().remove_reader(descriptor)
+            port.socket.close()
+
+    def _server_settings(self, settings: EndpointSettings) -> ServerSettings | None:
+        if settings.certificates is None:
+            return None
+        return ServerSettings(
+            applications=settings.applications,
+            certificates=settings.certificates,
+            limits=settings.limits,
+            client_certificates=settings.client_certificates,
+            client_ca_pem=settings.client_ca_pem,
+            reset_token_for=self._doorkeeper.reset_tokens.token_for,
+            quic_logger=self._qlog,
+            secrets_log=self._key_log,
+        )

@@ -1,0 +1,124 @@
+"""Owns which connection a packet belongs to: by connection ID, never by the peer's address.
+
+So a NAT may give a peer another address at any time (RFC 9000 section 9), and one address may hold
+many connections.
+"""
+
+import asyncio
+
+from masque_relay.contract.ports import DatagramSocket
+from masque_relay.quic.adapter import QuicAdapter
+from masque_relay.quic.doorkeeper import Newcomer
+from masque_relay.quic.timers import Deadline
+
+
+class Port:
+    """A UDP socket and whose it is."""
+
+    __slots__ = ("client", "socket")
+
+    def __init__(self, socket: DatagramSocket) -> None:
+        self.socket = socket
+        self.client: Connection | None = None
+        """The one connection of a socket that we opened to connect; None for a listener."""
+
+
+class Connection(Deadline):
+    """What the endpoint keeps of one connection."""
+
+    __slots__ = (
+        "adapter",
+        "answered",
+        "connection_ids",
+        "handshake_due_s",
+        "inbox",
+        "initial_cid",
+        "key",
+        "port",
+        "source",
+        "waiter",
+    )
+
+    def __init__(self, adapter: QuicAdapter, port: Port, *, handshake_due_s: float) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.connection_ids = list(adapter.connection_ids)
+        """What is routed to it; the table keeps it."""
+        self.port = port
+        """The socket that the last packet came by; answers leave there."""
+        self.handshake_due_s: float | None = handshake_due_s
+        """None once the handshake is complete."""
+        self.inbox: list[bytes] = []
+        """Packets of this turn, all from ``source``."""
+        self.source: tuple[str, int] = ("", 0)
+        self.key: bytes | None = None
+        """What admission counts it by; None for a connection that we opened."""
+        self.initial_cid: bytes | None = None
+        """The Destination Connection ID of the Initial that began it (RFC 9000 section 7.2)."""
+        self.answered = False
+        """Something was sent: the first packet was more than noise."""
+        self.waiter: asyncio.Future[None] | None = None
+        """Whoever waits for a handshake that we began."""
+
+
+class ConnectionTable:
+    """All connections of an endpoint. Adding and removing one costs O(its own connection IDs)."""
+
+    def __init__(self) -> None:
+        self.by_adapter: dict[QuicAdapter, Connection] = {}
+        self.by_cid: dict[bytes, Connection] = {}
+        """Every connection ID that we issued and that is not retired."""
+        self._by_initial_cid: dict[bytes, Connection] = {}
+
+    def __len__(self) -> int:
+        return len(self.by_adapter)
+
+    def add(self, connection: Connection) -> None:
+        """Route a connection's IDs to it."""
+        self.by_adapter[connection.adapter] = connection
+        for connection_id in connection.connection_ids:
+            self.by_cid[connection_id] = connection
+        if connection.initial_cid is not None:
+            self._by_initial_cid[connection.initial_cid] = connection
+
+    def remove(self, connection: Connection) -> bool:
+        """Forget a connection; False if it is not here (any more)."""
+        if self.by_adapter.pop(connection.adapter, None) is None:
+            return False
+        for connection_id in connection.connection_ids:
+            self.by_cid.pop(connection_id, None)
+        if connection.initial_cid is not None:
+            self._by_initial_cid.pop(connection.initial_cid, None)
+        return True
+
+    def issue(self, adapter: QuicAdapter, connection_id: bytes) -> None:
+        """Route one more ID; nothing for a connection that is not here (yet)."""
+        connection = self.by_adapter.get(adapter)
+        if connection is not None:
+            connection.connection_ids.append(connection_id)
+            self.by_cid[connection_id] = connection
+
+    def retire(self, adapter: QuicAdapter, connection_id: bytes) -> None:
+        """Route an ID no more, if it is this connection's."""
+        connection = self.by_adapter.get(adapter)
+        if connection is not None and connection_id in connection.connection_ids:
+            connection.connection_ids.remove(connection_id)
+            del self.by_cid[connection_id]
+
+    def find_long(self, connection_id: bytes) -> Connection | None:
+        """Return whose a long header packet is: by our ID or by the one that its client chose."""
+        return self.by_cid.get(connection_id) or self._by_initial_cid.get(connection_id)
+
+
+class Waiting:
+    """A newcomer that is admitted, and counted, but not begun yet."""
+
+    __slots__ = ("newcomer", "packets", "port", "source")
+
+    def __init__(
+        self, newcomer: Newcomer, port: Port, source: tuple[str, int], packet: bytes
+    ) -> None:
+        self.newcomer = newcomer
+        self.port = port
+        self.source = source
+        self.packets = [packet]
