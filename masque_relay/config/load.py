@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from masque_relay.config.model import RelayConfig
 from masque_relay.contract.errors import ConfigError, Problem
-from masque_relay.control.policy.locate import KeyPath, Locator, format_key_path
+from masque_relay.control.toml_locate import KeyPath, Locator, format_key_path
 
 ENVIRONMENT_PREFIX = "GHOSTWIRE__"
 MAX_CONFIG_BYTES = 1_048_576
