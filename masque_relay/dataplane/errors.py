@@ -1,4 +1,4 @@
-"""Owns the one table from OSError (and, in resolver.py's terms, DNS statuses) to FlowError."""
+"""Owns the one table from OSError and c-ares statuses to FlowError."""
 
 import errno
 
@@ -43,23 +43,34 @@ def flow_error_from_os(error: OSError, what: str) -> FlowError:
     return FlowError(fault, f"{what}: {error.strerror or error}")
 
 
-_RCODE_BY_STATUS_NAME: dict[str, str] = {
-    "ARES_ENOTFOUND": "NXDOMAIN",
+# ares.h: enum ares_status_t.
+ARES_ENODATA = 1
+ARES_EFORMERR = 2
+ARES_ESERVFAIL = 3
+ARES_ENOTFOUND = 4
+ARES_ENOTIMP = 5
+ARES_EREFUSED = 6
+ARES_ETIMEOUT = 12
+
+_RCODE_BY_STATUS: dict[int, str] = {
+    ARES_ENOTFOUND: "NXDOMAIN",
     # The name exists, the type does not: the response code is NOERROR with no answer.
-    "ARES_ENODATA": "NOERROR",
-    "ARES_ESERVFAIL": "SERVFAIL",
-    "ARES_EREFUSED": "REFUSED",
-    "ARES_EFORMERR": "FORMERR",
-    "ARES_ENOTIMP": "NOTIMP",
+    ARES_ENODATA: "NOERROR",
+    ARES_ESERVFAIL: "SERVFAIL",
+    ARES_EREFUSED: "REFUSED",
+    ARES_EFORMERR: "FORMERR",
+    ARES_ENOTIMP: "NOTIMP",
 }
 
 
-def flow_error_from_dns(host: str, status_name: str) -> FlowError:
-    """Return the FlowError for a c-ares status name such as ``ARES_ENOTFOUND``.
+def flow_error_from_dns(host: str, status: int) -> FlowError:
+    """Return the FlowError for a c-ares status.
 
     RFC 9209 section 2.3.2: ``dns_error`` carries the response code where there is one.
     """
-    if status_name == "ARES_ETIMEOUT":
+    if status == ARES_ETIMEOUT:
         return FlowError(FlowFault.DNS_TIMEOUT, f"resolve {host}: no answer in time")
-    rcode = _RCODE_BY_STATUS_NAME.get(status_name)
-    return FlowError(FlowFault.DNS_ERROR, f"resolve {host}: {rcode or status_name}", rcode=rcode)
+    rcode = _RCODE_BY_STATUS.get(status)
+    return FlowError(
+        FlowFault.DNS_ERROR, f"resolve {host}: {rcode or f'c-ares status {status}'}", rcode=rcode
+    )

@@ -36,9 +36,11 @@ class FlowLimits:
 class ResolverLimits:
     """Name resolution for targets."""
 
-    concurrent_lookups: int = 256
-    """Lookups under way at once; more wait their turn within their own deadline. A flood of names
-    must not use up ports and memory."""
+    concurrent_queries: int = 256
+    """Queries (A and AAAA count one each) under way at once: a flood of names must not use up
+    ports and memory."""
+    waiting_lookups: int = 1_024
+    """Callers that wait for a free query within their own deadline; more are refused at once."""
     attempt_timeout_s: float = 1.5
     """Per nameserver and try; the caller's deadline caps the whole."""
     attempts: int = 2

@@ -163,21 +163,28 @@ class RunSender:
             try:
                 self._send_one(payload, address)
             except OSError as error:
-                if error.errno == errno.EMSGSIZE:
-                    self._counters.send_oversize += 1
-                    continue
-                if error.errno in _NO_ROOM:
-                    self._counters.send_dropped += 1
-                    continue
-                # As in _send_run: an earlier datagram's error.
-                self.last_error = error
-                try:
-                    self._send_one(payload, address)
-                except OSError:
-                    self._counters.send_dropped += 1
+                if not self._send_again(payload, address, error):
                     continue
             sent_count += 1
         return sent_count
+
+    def _send_again(self, payload: bytes, address: Address | None, error: OSError) -> bool:
+        if error.errno not in _NO_ROOM:
+            # It may be the ICMP error of an earlier datagram, as in _send_run.
+            first_error = error
+            try:
+                self._send_one(payload, address)
+            except OSError as second_error:
+                error = second_error
+            else:
+                self.last_error = first_error
+                return True
+            if error.errno == errno.EMSGSIZE:
+                self._counters.send_oversize += 1
+                return False
+            self.last_error = error
+        self._counters.send_dropped += 1
+        return False
 
     def _send_one(self, payload: bytes, address: Address | None) -> None:
         if address is None:

@@ -1,0 +1,92 @@
+"""Owns the Dataplane of this process: its sockets, its resolver, its counters."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from masque_relay.contract.address import Endpoint, IPAddress
+from masque_relay.contract.counters import FlowCounters
+from masque_relay.contract.flow import DatagramSink
+from masque_relay.contract.lease import Lease
+from masque_relay.dataplane.limits import FlowLimits, ResolverLimits
+from masque_relay.dataplane.offload import RECEIVE_BYTES
+from masque_relay.dataplane.resolver import FamilyPreference, Resolver
+from masque_relay.dataplane.udp_flow import ConnectedUdpFlow
+
+
+class InprocDataplane:
+    """A contract.ports.Dataplane whose sockets live in this process's event loop."""
+
+    def __init__(
+        self,
+        *,
+        flow_limits: FlowLimits | None = None,
+        resolver_limits: ResolverLimits | None = None,
+        counters: FlowCounters | None = None,
+        nameservers: Sequence[str] = (),
+        preference: FamilyPreference = FamilyPreference.IPV6_FIRST,
+        pins: Mapping[str, Sequence[IPAddress]] | None = None,
+        egress_addresses: Sequence[IPAddress] = (),
+    ) -> None:
+        """Make a data plane; needs a running loop. :meth:`close` frees it.
+
+        Args:
+            flow_limits: buffers and offloads of each flow.
+            resolver_limits: bounds of name resolution.
+            counters: shared by flows and resolver.
+            nameservers: as in :class:`Resolver`; empty = the system's.
+            preference: which address family comes first.
+            pins: addresses of names that are never looked up.
+            egress_addresses: the source address of flows, at most one of each family; a family
+                without one leaves it to the routing table.
+
+        Raises:
+            ValueError: a nameserver is not an address with an optional port.
+        """
+        self.counters = counters or FlowCounters()
+        """Read when metrics are scraped."""
+        self._loop = asyncio.get_running_loop()
+        self._flow_limits = flow_limits or FlowLimits()
+        self._egress_by_version = {address.version: address for address in egress_addresses}
+        # One for all flows: each drains into it and copies out before it returns to the loop.
+        self._buffer = bytearray(RECEIVE_BYTES)
+        self._resolver = Resolver(
+            limits=resolver_limits or ResolverLimits(),
+            counters=self.counters,
+            nameservers=nameservers,
+            preference=preference,
+            pins=pins,
+        )
+
+    @property
+    def resolver(self) -> Resolver:
+        """For its gauges and to clear its cache at reload."""
+        return self._resolver
+
+    async def resolve(self, host: str, *, timeout_s: float) -> tuple[IPAddress, ...]:
+        """Return a name's addresses in Happy Eyeballs order (RFC 8305 section 4), at least one.
+
+        Raises:
+            FlowError: DNS_ERROR (with rcode), DNS_TIMEOUT, or RESOURCES.
+        """
+        return await self._resolver.resolve(host, timeout_s=timeout_s)
+
+    def open_udp(self, lease: Lease, endpoint: Endpoint, sink: DatagramSink) -> ConnectedUdpFlow:
+        """Open a UDP socket, connected to exactly that endpoint, and start to feed the sink.
+
+        Raises:
+            FlowError: the kernel refused (unroutable, no resources).
+        """
+        del lease  # holding one is the permission; its meters are the tunnel's business
+        return ConnectedUdpFlow.open(
+            endpoint,
+            sink,
+            loop=self._loop,
+            limits=self._flow_limits,
+            counters=self.counters,
+            buffer=self._buffer,
+            egress_address=self._egress_by_version.get(endpoint.address.version),
+        )
+
+    async def close(self) -> None:
+        """Free the resolver; flows belong to the tunnels that opened them. Idempotent."""
+        await self._resolver.close()
