@@ -1,0 +1,238 @@
+"""Owns user names and passwords: the Basic scheme (RFC 7617) against argon2id hashes (RFC 9106).
+
+A check costs tens of milliseconds and tens of megabytes by design, so it runs in a small pool, with
+a bound on how many wait, in all and per source address.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import secrets
+from collections import Counter
+from collections.abc import Generator, Mapping
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from argon2 import Parameters, PasswordHasher, Type, extract_parameters
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from masque_relay.contract.address import Endpoint, IPAddress
+from masque_relay.contract.request import BasicPassword
+from masque_relay.contract.verdict import Denial, DenyReason
+from masque_relay.control.auth.memory import ExpiringMemory
+from masque_relay.control.auth.principal import (
+    MAX_GROUPS,
+    CredentialKind,
+    Principal,
+    is_presentable,
+)
+from masque_relay.control.settings import BasicSettings
+from masque_relay.control.toml_table import TomlSource, TomlTable
+
+MAX_PASSWORD_BYTES = 1024  # argon2 hashes any length; this bounds what a peer makes us hash
+MAX_MEMORY_KIB = 262_144  # a hash from the file may cost at most 256 MiB per check
+RETRY_AFTER_S = 1
+
+_ARGON2ID = re.compile(
+    r"\$argon2id\$v=19\$m=[0-9]+,t=[0-9]+,p=[0-9]+\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class User:
+    """One entry of the users file."""
+
+    name: str
+    password_hash: str = field(repr=False)
+    groups: tuple[str, ...] = ()
+    expires_s: float | None = None
+    """Seconds since the epoch; None: the account does not end."""
+
+
+def hash_password(password: str) -> str:
+    """Return the argon2id hash of a password, for the users file."""
+    return PasswordHasher().hash(password)
+
+
+class BasicAuthenticator:
+    """Checks passwords against the users that were loaded with it."""
+
+    def __init__(self, settings: BasicSettings, users: Mapping[str, User], pool: Executor) -> None:
+        """Take the pool in which checks run; its owner closes it."""
+        self._settings = settings
+        self._users = dict(users)
+        self._pool = pool
+        self._hasher = PasswordHasher()
+        self._decoy_hash = _decoy_hash(users)
+        self._pending: Counter[IPAddress] = Counter()
+        # Successes are remembered by a keyed digest: of no use to who reads our memory tomorrow.
+        self._memory_key = secrets.token_bytes(32)
+        self._verified: ExpiringMemory[Principal] = ExpiringMemory(settings.cache_entries)
+
+    @property
+    def user_count(self) -> int:
+        """How many users the file lists."""
+        return len(self._users)
+
+    async def authenticate(
+        self, credential: BasicPassword, *, source: Endpoint, now_s: float
+    ) -> Principal | Denial:
+        """Return the user, or why not. An unknown user costs as much time as a wrong password."""
+        password = credential.password.encode("utf-8", "surrogatepass")
+        if len(password) > MAX_PASSWORD_BYTES or not is_presentable(credential.user):
+            return _invalid()
+        digest = self._digest(credential.user, password)
+        known = self._verified.get(digest, now_s)
+        if known is not None:
+            return known
+        with self._place(source.address) as place:
+            if not place:
+                return _overloaded("too many password checks at once")
+            try:
+                async with asyncio.timeout(self._settings.verify_timeout_s):
+                    good = await self._verify(credential.user, password)
+            except TimeoutError:
+                return _overloaded("the password check took too long")
+        user = self._users.get(credential.user)
+        if not good or user is None:
+            return _invalid()
+        return self._accept(user, digest, now_s)
+
+    def _accept(self, user: User, digest: bytes, now_s: float) -> Principal | Denial:
+        if user.expires_s is not None and user.expires_s <= now_s:
+            return Denial(reason=DenyReason.CREDENTIAL_EXPIRED, detail="the account has ended")
+        principal = Principal(
+            subject=user.name,
+            groups=user.groups,
+            expires_s=user.expires_s,
+            method=CredentialKind.BASIC,
+        )
+        remember_until_s = now_s + self._settings.cache_ttl_s
+        if user.expires_s is not None:
+            remember_until_s = min(remember_until_s, user.expires_s)
+        self._verified.put(digest, principal, expires_s=remember_until_s)
+        return principal
+
+    async def _verify(self, name: str, password: bytes) -> bool:
+        user = self._users.get(name)
+        password_hash = self._decoy_hash if user is None else user.password_hash
+        loop = asyncio.get_running_loop()
+        good = await loop.run_in_executor(self._pool, self._check, password_hash, password)
+        return good and user is not None
+
+    def _check(self, password_hash: str, password: bytes) -> bool:
+        """Run in the pool; argon2 lets go of the interpreter lock meanwhile."""
+        try:
+            return self._hasher.verify(password_hash, password)
+        except (VerificationError, InvalidHashError):
+            return False
+
+    def _digest(self, user: str, password: bytes) -> bytes:
+        name = user.encode("utf-8", "surrogatepass")
+        message = len(name).to_bytes(4, "big") + name + password
+        return hmac.new(self._memory_key, message, hashlib.sha256).digest()
+
+    @contextmanager
+    def _place(self, address: IPAddress) -> Generator[bool]:
+        """Hold one place among the pending checks; yields False if there is none."""
+        if (
+            self._pending.total() >= self._settings.max_pending
+            or self._pending[address] >= self._settings.max_pending_per_source
+        ):
+            if not self._pending[address]:
+                del self._pending[address]
+            yield False
+            return
+        self._pending[address] += 1
+        try:
+            yield True
+        finally:
+            self._pending[address] -= 1
+            if not self._pending[address]:
+                del self._pending[address]
+
+
+def load_basic(settings: BasicSettings, pool: Executor) -> BasicAuthenticator:
+    """Return an authenticator with the users of the file.
+
+    Raises:
+        ConfigError: the file is unusable; all problems at once.
+    """
+    return BasicAuthenticator(settings, load_users(settings.users_file), pool)
+
+
+def load_users(path: Path) -> dict[str, User]:
+    """Return the users of a file by name.
+
+    Raises:
+        ConfigError: the file is unusable; all problems at once.
+    """
+    source = TomlSource.open(path)
+    users: dict[str, User] = {}
+    for name, table in source.root.named_tables("user"):
+        password_hash = table.text("password_hash", required=True)
+        groups = tuple(text for _, text in table.texts("groups"))
+        expires_s = table.instant("expires")
+        if not is_presentable(name) or ":" in name:  # RFC 7617 section 2
+            table.problem("a user name has no colon and no control characters")
+        if len(groups) > MAX_GROUPS:
+            table.problem(f"more than {MAX_GROUPS} groups", "groups")
+        table.finish()
+        if password_hash is not None and _check_hash(table, password_hash):
+            users[name] = User(
+                name=name, password_hash=password_hash, groups=groups, expires_s=expires_s
+            )
+    source.root.finish()
+    source.raise_problems()
+    return users
+
+
+def _check_hash(table: TomlTable, password_hash: str) -> bool:
+    hint = "make one with: ghostctl key hash-password"
+    if not _ARGON2ID.fullmatch(password_hash):
+        table.problem("not an argon2id hash", "password_hash", hint=hint)
+        return False
+    try:
+        parameters = extract_parameters(password_hash)
+    except InvalidHashError:
+        table.problem("not an argon2id hash", "password_hash", hint=hint)
+        return False
+    if parameters.memory_cost > MAX_MEMORY_KIB:
+        detail = f"the hash costs {parameters.memory_cost} KiB, more than {MAX_MEMORY_KIB}"
+        table.problem(detail, "password_hash", hint=hint)
+        return False
+    return True
+
+
+def _decoy_hash(users: Mapping[str, User]) -> str:
+    """Return a hash that nobody's password has, as costly as most of the users' hashes."""
+    costs: Counter[tuple[int, int, int]] = Counter()
+    chosen: Parameters | None = None
+    for user in users.values():
+        parameters = extract_parameters(user.password_hash)
+        cost = (parameters.memory_cost, parameters.time_cost, parameters.parallelism)
+        costs[cost] += 1
+        if costs[cost] == max(costs.values()):
+            chosen = parameters
+    if chosen is None:
+        return PasswordHasher().hash(secrets.token_bytes(16))
+    hasher = PasswordHasher(
+        time_cost=chosen.time_cost,
+        memory_cost=chosen.memory_cost,
+        parallelism=chosen.parallelism,
+        hash_len=chosen.hash_len,
+        salt_len=chosen.salt_len,
+        type=Type.ID,
+    )
+    return hasher.hash(secrets.token_bytes(16))
+
+
+def _invalid() -> Denial:
+    return Denial(reason=DenyReason.CREDENTIAL_INVALID, detail="wrong user or password")
+
+
+def _overloaded(detail: str) -> Denial:
+    return Denial(reason=DenyReason.OVERLOADED, detail=detail, retry_after_s=RETRY_AFTER_S)

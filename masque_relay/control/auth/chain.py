@@ -1,0 +1,59 @@
+"""Owns the chain: the first credential of a request decides, by the one who checks its kind."""
+
+from typing import assert_never
+
+from masque_relay.contract.address import Endpoint
+from masque_relay.contract.request import (
+    BasicPassword,
+    BearerToken,
+    ClientCertificate,
+    Credential,
+    MalformedCredential,
+    RelayRequest,
+)
+from masque_relay.contract.verdict import Denial, DenyReason
+from masque_relay.control.auth.principal import Authenticator, Principal
+
+
+class AuthenticatorChain:
+    """Hands a credential to whoever checks its kind; a kind that nobody checks is refused."""
+
+    def __init__(
+        self,
+        *,
+        bearer: Authenticator[BearerToken] | None = None,
+        basic: Authenticator[BasicPassword] | None = None,
+        mtls: Authenticator[ClientCertificate] | None = None,
+    ) -> None:
+        self._bearer = bearer
+        self._basic = basic
+        self._mtls = mtls
+
+    async def authenticate(self, request: RelayRequest, *, now_s: float) -> Principal | Denial:
+        """Return who asks, or why that is not known. Never raises for what a peer sent.
+
+        A credential that fails is not made good by another one that follows it.
+        """
+        if not request.credentials:
+            return Denial(reason=DenyReason.CREDENTIAL_MISSING, detail="no credential")
+        return await self._check(request.credentials[0], request.source, now_s)
+
+    async def _check(
+        self, credential: Credential, source: Endpoint, now_s: float
+    ) -> Principal | Denial:
+        match credential:
+            case BearerToken():
+                if self._bearer is not None:
+                    return await self._bearer.authenticate(credential, source=source, now_s=now_s)
+            case BasicPassword():
+                if self._basic is not None:
+                    return await self._basic.authenticate(credential, source=source, now_s=now_s)
+            case ClientCertificate():
+                if self._mtls is not None:
+                    return await self._mtls.authenticate(credential, source=source, now_s=now_s)
+            case MalformedCredential():
+                return Denial(reason=DenyReason.CREDENTIAL_INVALID, detail="malformed credential")
+            case _:
+                assert_never(credential)
+        detail = f"{type(credential).__name__} is not accepted here"
+        return Denial(reason=DenyReason.CREDENTIAL_INVALID, detail=detail)

@@ -1,0 +1,55 @@
+"""Owns Principal: who a credential proved to be; and the port of everything that proves it."""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+from masque_relay.contract.address import Endpoint
+from masque_relay.contract.request import Credential
+from masque_relay.contract.verdict import Denial
+
+MAX_SUBJECT_CHARACTERS = 256  # fits an e-mail address (254) or a SPIFFE id of ordinary length
+MAX_GROUPS = 128  # bounds the work of a policy decision on a hostile issuer's token
+
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class CredentialKind(StrEnum):
+    """How somebody proved who they are. The values are audit words."""
+
+    BEARER = "bearer"
+    BASIC = "basic"
+    MTLS = "mtls"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Principal:
+    """Somebody whose credential was checked."""
+
+    subject: str
+    groups: tuple[str, ...] = ()
+    """As the credential names them, not yet the policy's groups."""
+    token_id: str | None = None
+    """``jti`` of a token, ``cert:`` and the SHA-256 of a certificate; None for a password."""
+    expires_s: float | None = None
+    """Seconds since the epoch; no lease outlives it. None: the credential does not expire."""
+    method: CredentialKind
+
+
+Presented_contra = TypeVar("Presented_contra", bound=Credential, contravariant=True)
+
+
+class Authenticator(Protocol[Presented_contra]):
+    """Checks one kind of credential."""
+
+    async def authenticate(
+        self, credential: Presented_contra, *, source: Endpoint, now_s: float
+    ) -> Principal | Denial:
+        """Return who it is, or why not. Never raises for what a peer sent."""
+        ...
+
+
+def is_presentable(text: str) -> bool:
+    """Return whether a subject or group is short and free of control characters."""
+    return 0 < len(text) <= MAX_SUBJECT_CHARACTERS and not _CONTROL_CHARACTERS.search(text)
