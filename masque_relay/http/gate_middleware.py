@@ -1,0 +1,102 @@
+"""Owns the way of a tunnel request through the gate: scope -> RelayRequest -> lease -> release."""
+
+import secrets
+import ssl
+from ipaddress import ip_address
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from masque_relay.contract.address import Endpoint, IPAddress, Target
+from masque_relay.contract.ports import Gate
+from masque_relay.contract.request import Method, RelayRequest, Transport
+from masque_relay.contract.verdict import Denial
+from masque_relay.http.admission import Admission
+from masque_relay.http.credentials import parse_credentials, presents_proxy_credential
+from masque_relay.http.denials import refuse_denial, refuse_request, send_refusal
+from masque_relay.wire.connect_udp import parse_host, parse_port
+from masque_relay.wire.errors import WireError
+
+_TRANSPORTS = {"3": Transport.HTTP3, "2": Transport.HTTP2}
+_UNKNOWN_SOURCE = ip_address("0.0.0.0")  # noqa: S104  (a Unix socket has no peer address)
+
+
+class GateMiddleware:
+    """Pure ASGI: lets a tunnel request through to ``app`` only with a lease.
+
+    The route in front of it must have put the template's variables into ``scope["path_params"]``.
+    The lease is in ``scope["state"]["admission"]`` and is released here, whatever the endpoint
+    does. Anything but an ``http`` scope is a wiring mistake and raises: fail closed.
+    """
+
+    def __init__(self, app: ASGIApp, *, gate: Gate, method: Method, proxy_name: str) -> None:
+        self.app = app
+        self._gate = gate
+        self._method = method
+        self._proxy_name = proxy_name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Admit, run the endpoint, release."""
+        if scope["type"] != "http":
+            raise RuntimeError(f"the gate does not know scope type {scope['type']!r}")
+        request_id = request_id_of(scope)
+        try:
+            target = parse_target(scope["path_params"])
+        except WireError as error:
+            # The detail quotes at most an excerpt of what the client itself sent.
+            refusal = refuse_request(400, f"bad target: {error.detail}")
+            await send_refusal(send, refusal, proxy_name=self._proxy_name, request_id=request_id)
+            return
+        request = RelayRequest(
+            request_id=request_id,
+            transport=_TRANSPORTS.get(scope["http_version"], Transport.HTTP1),
+            method=self._method,
+            target=target,
+            credentials=parse_credentials(scope["headers"], _certificate_chain_der(scope)),
+            source=_source(scope),
+        )
+        verdict = await self._gate.admit(request)
+        if isinstance(verdict, Denial):
+            refusal = refuse_denial(
+                verdict, speaks_to_proxy=presents_proxy_credential(scope["headers"])
+            )
+            await send_refusal(send, refusal, proxy_name=self._proxy_name, request_id=request_id)
+            return
+        admission = Admission(verdict)
+        try:
+            scope["state"]["admission"] = admission
+            await self.app(scope, receive, send)
+        finally:
+            admission.release()
+
+
+def parse_target(variables: dict[str, str]) -> Target:
+    """Return the target that a template's variables name (RFC 9298 section 3).
+
+    Raises:
+        WireError: the host or the port is none.
+    """
+    return Target(
+        host=parse_host(variables["target_host"]), port=parse_port(variables["target_port"])
+    )
+
+
+def request_id_of(scope: Scope) -> str:
+    """Return the front end's request id; makes one where the server has none (stock hypercorn)."""
+    state: dict[str, Any] = scope.setdefault("state", {})
+    request_id: str = state.setdefault("request_id", secrets.token_hex(8))
+    return request_id
+
+
+def _source(scope: Scope) -> Endpoint:
+    client: tuple[str, int] | None = scope.get("client")
+    if client is None:
+        return Endpoint(address=_UNKNOWN_SOURCE, port=0)
+    address: IPAddress = ip_address(client[0])
+    return Endpoint(address=address, port=client[1])
+
+
+def _certificate_chain_der(scope: Scope) -> list[bytes]:
+    tls: dict[str, Any] = scope.get("extensions", {}).get("tls") or {}
+    chain_pem: list[str] = list(tls.get("client_cert_chain") or ())
+    return [ssl.PEM_cert_to_DER_cert(pem) for pem in chain_pem]

@@ -1,0 +1,244 @@
+"""Owns one HTTP/3 connection of the front end: streams, early datagrams, abuse rates."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+from uuid import uuid4
+
+import structlog
+from starlette.types import Scope
+
+from masque_relay.contract.counters import HttpCounters
+from masque_relay.contract.ports import Clock
+from masque_relay.contract.verdict import EndReason
+from masque_relay.http.codes import H3Error
+from masque_relay.http.datagram_queue import EarlyDatagrams
+from masque_relay.http.h3_stream import H3Stream
+from masque_relay.http.limits import HttpLimits
+from masque_relay.http.rate import EventRate
+from masque_relay.http.request_head import RequestHead, parse_request_head
+from masque_relay.http.scope import build_scope
+from masque_relay.http.services import StreamServices
+from masque_relay.quic.application import H3Transport, Headers
+from masque_relay.wire.errors import WireError
+
+_log = structlog.get_logger(__name__)
+
+
+class ConnectionOwner(Protocol):
+    """What a connection needs of the front end that owns it."""
+
+    @property
+    def is_draining(self) -> bool:
+        """New requests are refused."""
+        ...
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """The lifespan state."""
+        ...
+
+    def start_request(self, connection: "H3Connection", stream: H3Stream, scope: Scope) -> bool:
+        """Run the application for a request; False when the front end is shutting down."""
+        ...
+
+    def connection_over(self, connection: "H3Connection") -> None:
+        """The connection is lost."""
+        ...
+
+
+class H3Connection:
+    """Feeds the requests of one connection (an H3Application).
+
+    A fault of one request is a reset of its stream; only a flood of cancelled requests closes the
+    connection.
+    """
+
+    def __init__(
+        self,
+        owner: ConnectionOwner,
+        *,
+        limits: HttpLimits,
+        counters: HttpCounters,
+        clock: Clock,
+    ) -> None:
+        self._owner = owner
+        self._limits = limits
+        self._counters = counters
+        self._clock = clock
+        self._streams: dict[int, H3Stream] = {}
+        self._next_stream_id = 0
+        """The lowest request stream that was never seen."""
+        self._skipped_ids: set[int] = set()
+        """Below it, but not begun yet: QUIC delivers streams in any order. Bounded by the
+        transport's stream limit."""
+        self._early = EarlyDatagrams(limits, clock)
+        self._request_rate = EventRate(
+            rate_per_s=limits.request_rate_per_s,
+            burst_count=limits.request_burst_count,
+            clock=clock,
+        )
+        self._reset_rate = EventRate(
+            rate_per_s=limits.reset_rate_per_s, burst_count=limits.reset_burst_count, clock=clock
+        )
+        self._services: StreamServices | None = None
+
+    def bind(self, transport: H3Transport) -> None:
+        """Learn the transport; once, before anything is received."""
+        self._services = StreamServices(
+            transport=transport,
+            limits=self._limits,
+            counters=self._counters,
+            clock=self._clock,
+        )
+
+    @property
+    def transport(self) -> H3Transport:
+        """The connection below."""
+        return self._bound.transport
+
+    @property
+    def streams(self) -> tuple[H3Stream, ...]:
+        """The requests that are running."""
+        return tuple(self._streams.values())
+
+    # H3Application.
+
+    def settings_received(self, settings: Mapping[int, int]) -> None:
+        """Nothing to do: carriers ask the transport when they need to know."""
+
+    def headers_received(self, stream_id: int, headers: Headers, *, end_stream: bool) -> None:
+        """Begin a request, or take its trailers."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.trailers_received(headers)
+        elif self._begin(stream_id):
+            self._request_received(stream_id, headers, end_stream=end_stream)
+
+    def data_received(self, stream_id: int, data: bytes, *, end_stream: bool) -> None:
+        """Take body bytes; what comes after the response is given back unread."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.data_received(data, end_stream=end_stream)
+        elif data:
+            self.transport.consume(stream_id, len(data))
+
+    def malformed_received(self, stream_id: int, detail: str) -> None:
+        """The transport has reset a malformed stream."""
+        self._counters.requests_malformed += 1
+        _log.info("malformed request", connection_id=self._connection_id, detail=detail)
+        self._begin(stream_id)
+        self._early.take(stream_id)
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.disconnected(EndReason.PROTOCOL_ERROR, H3Error.MESSAGE_ERROR)
+
+    def datagrams_received(self, stream_id: int, payloads: list[bytes]) -> None:
+        """Hand datagrams to their stream; the packet path."""
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.datagrams_received(payloads)
+        elif stream_id >= self._next_stream_id or stream_id in self._skipped_ids:
+            self._counters.early_datagrams_dropped += self._early.push(stream_id, payloads)
+        else:
+            self._counters.unknown_stream_datagrams += len(payloads)
+
+    def stream_reset_received(self, stream_id: int, error_code: int) -> None:
+        """The peer gave up a request: RESET_STREAM or STOP_SENDING."""
+        self._counters.streams_reset += 1
+        self._begin(stream_id)
+        self._early.take(stream_id)
+        if not self._reset_rate.allow():
+            _log.warning("too many cancelled requests", connection_id=self._connection_id)
+            self.transport.close(H3Error.EXCESSIVE_LOAD, "too many cancelled requests")
+            return
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            self.transport.reset(stream_id, H3Error.REQUEST_CANCELLED)
+            stream.disconnected(EndReason.PEER_RESET, error_code)
+
+    def goaway_received(self, stream_id: int) -> None:
+        """Nothing to do: a server that pushes nothing has nothing to stop."""
+
+    def streams_writable(self) -> None:
+        """Wake every sender that waits."""
+        for stream in self._streams.values():
+            stream.writable()
+
+    def connection_lost(self, error_code: int, reason: str) -> None:
+        """End every request."""
+        for stream in self.streams:
+            stream.disconnected(EndReason.CONNECTION_LOST, error_code)
+        self._owner.connection_over(self)
+
+    # What the front end calls.
+
+    def forget(self, stream: H3Stream) -> None:
+        """The application of a request is done."""
+        self._streams.pop(stream.stream_id, None)
+
+    def goaway(self) -> None:
+        """Tell the peer to open no new request here."""
+        self.transport.send_goaway()
+
+    def end_streams(self, reason: EndReason) -> None:
+        """End what is still running from our side."""
+        for stream in self.streams:
+            stream.abort(reason, H3Error.REQUEST_CANCELLED)
+
+    def close(self) -> None:
+        """Close the connection cleanly."""
+        self.transport.close(H3Error.NO_ERROR, "")
+
+    @property
+    def _bound(self) -> StreamServices:
+        if self._services is None:
+            raise RuntimeError("the connection has no transport yet")
+        return self._services
+
+    @property
+    def _connection_id(self) -> str:
+        return self.transport.quic.connection_id
+
+    def _begin(self, stream_id: int) -> bool:
+        """Remember that a stream was seen; False if it had been already."""
+        if stream_id in self._skipped_ids:
+            self._skipped_ids.remove(stream_id)
+            return True
+        if stream_id < self._next_stream_id:
+            return False
+        self._skipped_ids.update(range(self._next_stream_id, stream_id, 4))
+        self._next_stream_id = stream_id + 4
+        return True
+
+    def _request_received(self, stream_id: int, headers: Headers, *, end_stream: bool) -> None:
+        early = self._early.take(stream_id)
+        self._counters.requests += 1
+        try:
+            head = parse_request_head(headers, end_stream=end_stream)
+        except WireError as error:
+            self._counters.requests_malformed += 1
+            _log.info("malformed request", connection_id=self._connection_id, error=str(error))
+            self.transport.reset(stream_id, H3Error.MESSAGE_ERROR)
+            return
+        if (
+            self._owner.is_draining
+            or len(self._streams) >= self._limits.max_requests_per_connection
+            or not self._request_rate.allow()
+        ):
+            self.transport.reset(stream_id, H3Error.REQUEST_REJECTED)
+            return
+        self._start(stream_id, head, early, end_stream=end_stream)
+
+    def _start(
+        self, stream_id: int, head: RequestHead, early: list[bytes], *, end_stream: bool
+    ) -> None:
+        stream = H3Stream(self._bound, stream_id, head, request_id=uuid4().hex[:16])
+        scope = build_scope(stream, self.transport.quic, self._owner.state)
+        if not self._owner.start_request(self, stream, scope):
+            self.transport.reset(stream_id, H3Error.REQUEST_REJECTED)
+            return
+        self._streams[stream_id] = stream
+        if early:
+            stream.datagrams_received(early)
+        if end_stream:
+            stream.data_received(b"", end_stream=True)

@@ -1,0 +1,184 @@
+"""Owns the relay's ASGI application: tunnel routes by template, and the plain web site."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Match, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from masque_relay.contract.request import Method
+from masque_relay.http.connect_udp import ConnectUdpEndpoint, ConnectUdpServices
+from masque_relay.http.denials import DEFAULT_PROXY_NAME, refuse_request, send_refusal
+from masque_relay.http.gate_middleware import GateMiddleware, request_id_of
+from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
+from masque_relay.wire.errors import WireError
+from masque_relay.wire.uri_template import UriTemplate
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Welcome</title></head>
+<body><h1>Welcome</h1><p>Nothing to see here yet.</p></body></html>
+"""
+
+
+class TunnelRoute(BaseRoute):
+    """Matches an extended CONNECT by ``:protocol`` and by the *undecoded* path.
+
+    Starlette's own Route matches the decoded path, where an IPv6 target's ``%3A`` and a prefix's
+    ``%2F`` are lost. A path of the template whose values are broken matches too, so that the
+    client hears 400 and not 404.
+    """
+
+    def __init__(self, template: UriTemplate, protocol: str, app: ASGIApp) -> None:
+        self.template = template
+        self.protocol = protocol
+        self.app = app
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match a scope that has ``http.connect`` for our protocol."""
+        connect = _connect_extension(scope)
+        if connect is None or connect["protocol"] != self.protocol:
+            return Match.NONE, {}
+        try:
+            variables = self.template.match(raw_target(scope))
+        except WireError as error:
+            return Match.FULL, {"path_params": {}, "masque.fault": error}
+        if variables is None:
+            return Match.NONE, {}
+        return Match.FULL, {"path_params": dict(variables)}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the tunnel's application, or say what is wrong with the path."""
+        fault: WireError | None = scope.get("masque.fault")
+        if fault is None:
+            await self.app(scope, receive, send)
+            return
+        await _refuse(scope, send, 400, f"bad target: {fault.detail}")
+
+
+class TunnelHintRoute(BaseRoute):
+    """Answers an ordinary request for a tunnel's path with what would have worked."""
+
+    def __init__(self, template: UriTemplate) -> None:
+        self.template = template
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match the template's path without ``http.connect``."""
+        if scope["type"] != "http" or _connect_extension(scope) is not None:
+            return Match.NONE, {}
+        try:
+            is_ours = self.template.match(raw_target(scope)) is not None
+        except WireError:
+            is_ours = True
+        return (Match.FULL if is_ours else Match.NONE), {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """426 names the protocol; 501 where the client asked for it and this server can't."""
+        text = "this is a tunnel: use HTTP/3 extended CONNECT with :protocol connect-udp"
+        headers = {"cache-control": "no-store"}
+        status = 501
+        if scope["http_version"].startswith("1"):
+            # RFC 9931 section 6: bytes after a refused upgrade must not become a request.
+            headers["connection"] = "close"
+            asked = any(name.lower() == b"upgrade" for name, _ in scope["headers"])
+            if not asked:
+                # RFC 9110 section 15.5.22: a 426 names what to upgrade to.
+                headers |= {"upgrade": "connect-udp", "connection": "close, upgrade"}
+                status = 426
+        await Response(f"{text}\n", status, headers, "text/plain")(scope, receive, send)
+
+
+class TunnelGuard:
+    """Pure ASGI, outermost: answers every CONNECT that no route knows.
+
+    RFC 9220 section 3 and RFC 9298 section 3.2: an unknown ``:protocol`` is 501; a known one on
+    an unknown path is 404. Any scope type but ``http``, ``websocket`` and ``lifespan`` raises.
+    """
+
+    def __init__(self, app: ASGIApp, *, routes: Sequence[TunnelRoute], proxy_name: str) -> None:
+        self.app = app
+        self._routes = tuple(routes)
+        self._proxy_name = proxy_name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass ordinary requests and known tunnels on."""
+        if scope["type"] not in {"http", "websocket", "lifespan"}:
+            raise RuntimeError(f"unknown scope type {scope['type']!r}")
+        connect = _connect_extension(scope)
+        if connect is None:
+            await self.app(scope, receive, send)
+        elif connect["protocol"] not in {route.protocol for route in self._routes}:
+            name = connect["protocol"] or "classic CONNECT"
+            await _refuse(
+                scope, send, 501, f"not supported here: {name}", proxy_name=self._proxy_name
+            )
+        elif not any(route.matches(scope)[0] is Match.FULL for route in self._routes):
+            await _refuse(scope, send, 404, "no tunnel has this path", proxy_name=self._proxy_name)
+        else:
+            await self.app(scope, receive, send)
+
+
+def build_app(
+    services: ConnectUdpServices | None, *, templates: Sequence[str] = (DEFAULT_TEMPLATE,)
+) -> ASGIApp:
+    """Return the relay's application.
+
+    Args:
+        services: None leaves the tunnels out: what is left runs under any ASGI server.
+        templates: where CONNECT-UDP answers; the first that matches counts.
+
+    Raises:
+        WireError: a template is broken or lacks ``target_host`` or ``target_port``.
+    """
+    parsed = [
+        UriTemplate.parse(text, required=("target_host", "target_port")) for text in templates
+    ]
+    tunnels: list[TunnelRoute] = []
+    proxy_name = DEFAULT_PROXY_NAME
+    if services is not None:
+        proxy_name = services.proxy_name
+        app = GateMiddleware(
+            ConnectUdpEndpoint(services),
+            gate=services.gate,
+            method=Method.CONNECT_UDP,
+            proxy_name=proxy_name,
+        )
+        tunnels = [TunnelRoute(template, "connect-udp", app) for template in parsed]
+    hints = [TunnelHintRoute(template) for template in parsed]
+    site = Starlette(routes=[*tunnels, *hints, Route("/", _home)])
+    return TunnelGuard(site, routes=tunnels, proxy_name=proxy_name)
+
+
+def raw_target(scope: Scope) -> bytes:
+    """Return the undecoded path with its query, as templates match it."""
+    raw_path: bytes = scope["raw_path"]
+    query_string: bytes = scope["query_string"]
+    return b"%b?%b" % (raw_path, query_string) if query_string else raw_path
+
+
+async def _home(_request: Request) -> Response:
+    return HTMLResponse(_PAGE)
+
+
+def _connect_extension(scope: Scope) -> dict[str, Any] | None:
+    extensions: dict[str, Any] = scope.get("extensions") or {}
+    connect: dict[str, Any] | None = extensions.get("http.connect")
+    return connect
+
+
+async def _refuse(
+    scope: Scope,
+    send: Send,
+    status: int,
+    explanation: str,
+    *,
+    proxy_name: str = DEFAULT_PROXY_NAME,
+) -> None:
+    await send_refusal(
+        send,
+        refuse_request(status, explanation),
+        proxy_name=proxy_name,
+        request_id=request_id_of(scope),
+    )

@@ -1,0 +1,83 @@
+"""Owns the ASGI scope of a request (asgi-extension: docs/reference/asgi.md)."""
+
+import ssl
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from starlette.types import Scope
+
+from masque_relay.http.h3_stream import H3Stream
+from masque_relay.quic.application import QuicTransport
+from masque_relay.wire.authority import parse_authority
+from masque_relay.wire.errors import WireError
+
+TLS_1_3 = 0x0304  # QUIC has no other (RFC 9001 section 4.2)
+
+
+def build_scope(stream: H3Stream, quic: QuicTransport, state: Mapping[str, Any]) -> Scope:
+    """Return the scope for a request; ``state`` is the lifespan's, copied per request."""
+    head = stream.head
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "3",
+        "method": head.method,
+        "scheme": head.scheme,
+        "path": unquote(head.raw_path.decode("ascii")),
+        "raw_path": head.raw_path,
+        "query_string": head.query_string,
+        "root_path": "",
+        "headers": head.fields,
+        "client": (str(quic.peer.address), quic.peer.port),
+        "server": _server(head.authority),
+        "state": {**state, "request_id": stream.request_id},
+        "extensions": _extensions(stream, quic),
+    }
+
+
+def _extensions(stream: H3Stream, quic: QuicTransport) -> dict[str, Any]:
+    head = stream.head
+    extensions: dict[str, Any] = {
+        "http.response.trailers": {},
+        "http.response.early_hint": {},
+        "http.abort": {},
+        "tls": _tls(quic),
+    }
+    if head.form is None:
+        return extensions
+    extensions["http.connect"] = {
+        "protocol": head.protocol,
+        "form": str(head.form),
+        "authority": head.authority,
+    }
+    if head.uses_capsules:
+        extensions["http.capsule"] = {}
+    if head.protocol is not None:
+        extensions["http.datagram"] = {
+            "reliable": stream.carrier.uses_capsules,
+            "max_size": stream.carrier.max_payload_bytes,
+        }
+        extensions["http.splice"] = {"kinds": ["flow", "udp"]}
+    return extensions
+
+
+def _tls(quic: QuicTransport) -> dict[str, Any]:
+    """The ASGI TLS extension, with the exporter (RFC 8446 section 7.5) beside it."""
+    return {
+        "server_cert": None,
+        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(der) for der in quic.peer_certificate_chain],
+        "client_cert_name": None,
+        "client_cert_error": None,
+        "tls_version": TLS_1_3,
+        "cipher_suite": None,
+        "server_name": quic.server_name,
+        "exporter": quic.export_keying_material,
+    }
+
+
+def _server(authority: str) -> tuple[str, int] | None:
+    try:
+        return parse_authority(authority, default_port=443)
+    except WireError:
+        return None

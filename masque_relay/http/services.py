@@ -1,0 +1,18 @@
+"""Owns StreamServices: what every stream of one HTTP connection shares."""
+
+from dataclasses import dataclass
+
+from masque_relay.contract.counters import HttpCounters
+from masque_relay.contract.ports import Clock
+from masque_relay.http.limits import HttpLimits
+from masque_relay.quic.application import H3Transport
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamServices:
+    """The transport below and the values that the front end gave the connection."""
+
+    transport: H3Transport
+    limits: HttpLimits
+    counters: HttpCounters
+    clock: Clock

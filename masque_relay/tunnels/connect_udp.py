@@ -1,0 +1,182 @@
+"""Owns the CONNECT-UDP tunnel between a carrier and a UDP flow (RFC 9298 section 5), sans I/O."""
+
+from collections.abc import Sequence
+
+from masque_relay.contract.counters import TunnelCounters
+from masque_relay.contract.flow import FlowError, UdpFlow
+from masque_relay.contract.lease import Meter
+from masque_relay.contract.tunnel import Carrier
+from masque_relay.contract.verdict import EndReason
+from masque_relay.tunnels.session import CLEAN_ENDS, admit_batch
+from masque_relay.wire.connect_udp import MAX_UDP_PAYLOAD_BYTES, split_context
+from masque_relay.wire.errors import WireError
+from masque_relay.wire.varint import encode_varint
+
+
+class ConnectUdpSession:
+    """Moves UDP payloads between one carrier and one flow, within the meters.
+
+    It is the flow's DatagramSink and the carrier's TunnelSession. Nothing here blocks, waits or
+    looks at a clock: idle and lifetime deadlines belong to the front end and to the lease.
+
+    Attributes:
+        capsule_types: capsule types that it wants besides DATAGRAM: none.
+        end_reason: why the tunnel is over; None while it lives.
+        flow_error_count: asynchronous errors (ICMP) that the flow reported.
+        last_flow_error: the latest of them.
+        oversize_downlink_count: payloads from the target that no HTTP Datagram could carry.
+    """
+
+    __slots__ = (
+        "_carrier",
+        "_context_id",
+        "_counters",
+        "_downlink",
+        "_flow",
+        "_prefix",
+        "_uplink",
+        "end_reason",
+        "flow_error_count",
+        "last_flow_error",
+        "oversize_downlink_count",
+    )
+
+    capsule_types: frozenset[int] = frozenset()
+
+    def __init__(
+        self, *, uplink: Meter, downlink: Meter, counters: TunnelCounters, context_id: int = 0
+    ) -> None:
+        self._uplink = uplink
+        self._downlink = downlink
+        self._counters = counters
+        self._context_id = context_id
+        self._prefix = encode_varint(context_id)
+        self._flow: UdpFlow | None = None
+        self._carrier: Carrier | None = None
+        self.end_reason: EndReason | None = None
+        self.flow_error_count = 0
+        self.last_flow_error: FlowError | None = None
+        self.oversize_downlink_count = 0
+
+    def bind_flow(self, flow: UdpFlow) -> None:
+        """Take the flow; from here the session closes it when the tunnel ends."""
+        if self.end_reason is None:
+            self._flow = flow
+        else:
+            flow.close()
+
+    def attach(self, carrier: Carrier) -> None:
+        """Learn the way to the client; a session that was closed meanwhile ends the stream now."""
+        self._carrier = carrier
+        if self.end_reason is not None:
+            self._end_stream(carrier, self.end_reason)
+
+    def close(self, reason: EndReason) -> None:
+        """End the tunnel from our side: the lease ended, or the flow died. Idempotent."""
+        if self.end_reason is not None:
+            return
+        carrier = self._carrier
+        self.ended(reason)
+        if carrier is not None:
+            self._end_stream(carrier, reason)
+
+    def ended(self, reason: EndReason) -> None:
+        """Learn that the stream is over; close the flow. Idempotent, the first reason stays."""
+        if self.end_reason is None:
+            self.end_reason = reason
+        self._carrier = None
+        if self._flow is not None:
+            self._flow.close()
+            self._flow = None
+
+    def on_datagrams(self, payloads: Sequence[bytes]) -> None:
+        """Send HTTP Datagram payloads of our context to the target."""
+        flow = self._flow
+        if flow is None:
+            return
+        prefix = self._prefix
+        skip = len(prefix)
+        udp: Sequence[bytes] = [p[skip:] for p in payloads if p.startswith(prefix)]
+        if len(udp) != len(payloads):
+            udp = self._sort_out(payloads)
+            if not udp:
+                return
+        size = sum(map(len, udp))
+        # RFC 9298 section 5: a longer payload than UDP can carry aborts the stream.
+        if size > MAX_UDP_PAYLOAD_BYTES and max(map(len, udp)) > MAX_UDP_PAYLOAD_BYTES:
+            self._counters.oversize_uplink_dropped += 1
+            self.close(EndReason.PROTOCOL_ERROR)
+            return
+        if not self._uplink.take(len(udp), size):
+            offered = len(udp)
+            udp = admit_batch(self._uplink, udp)
+            self._counters.rate_dropped += offered - len(udp)
+            size = sum(map(len, udp))
+        if udp and self._flow is flow:  # taking the last of a quota may have ended the lease
+            flow.send_batch(udp)
+            self._counters.uplink_datagrams += len(udp)
+            self._counters.uplink_bytes += size
+
+    def on_capsule(self, capsule_type: int, value: bytes) -> None:
+        """Skip it: CONNECT-UDP has no capsules of its own (RFC 9297 section 3.2)."""
+
+    def on_batch(self, payloads: Sequence[bytes]) -> None:
+        """Send UDP payloads from the target to the client."""
+        carrier = self._carrier
+        if carrier is None:
+            return
+        limit_bytes = carrier.max_payload_bytes - len(self._prefix)
+        if max(map(len, payloads)) > limit_bytes:
+            payloads = self._fitting(payloads, limit_bytes)
+            if not payloads:
+                return
+        size = sum(map(len, payloads))
+        if not self._downlink.take(len(payloads), size):
+            offered = len(payloads)
+            payloads = admit_batch(self._downlink, payloads)
+            self._counters.rate_dropped += offered - len(payloads)
+            size = sum(map(len, payloads))
+        if payloads and self._carrier is carrier:
+            sent = carrier.send_datagrams(self._prefix, payloads)
+            self._counters.downlink_datagrams += sent
+            self._counters.downlink_bytes += (
+                size if sent == len(payloads) else size * sent // len(payloads)
+            )
+
+    def on_flow_error(self, error: FlowError) -> None:
+        """Count it.
+
+        RFC 9298 section 3.1 closes the stream when the socket is no longer *usable*. A connected
+        UDP socket stays usable after ICMP unreachable: the target may come back (a WireGuard peer
+        that restarts), and whoever can forge ICMP must not be able to cut tunnels.
+        """
+        self.flow_error_count += 1
+        self.last_flow_error = error
+
+    @staticmethod
+    def _end_stream(carrier: Carrier, reason: EndReason) -> None:
+        if reason in CLEAN_ENDS:
+            carrier.finish()
+        else:
+            carrier.abort(reason)
+
+    def _sort_out(self, payloads: Sequence[bytes]) -> list[bytes]:
+        """Drop and count other contexts; accept every legal spelling of ours."""
+        udp: list[bytes] = []
+        for payload in payloads:
+            try:
+                context_id, rest = split_context(payload)
+            except WireError:
+                continue
+            if context_id == self._context_id:
+                udp.append(rest)
+        # RFC 9298 section 4: an unknown context is dropped; the client may register it later.
+        self._counters.unknown_context_dropped += len(payloads) - len(udp)
+        return udp
+
+    def _fitting(self, payloads: Sequence[bytes], limit_bytes: int) -> list[bytes]:
+        fitting = [payload for payload in payloads if len(payload) <= limit_bytes]
+        oversize = len(payloads) - len(fitting)
+        self.oversize_downlink_count += oversize
+        self._counters.oversize_downlink_dropped += oversize
+        return fitting
