@@ -1,0 +1,1 @@
+"""Foreign clients, fronts and targets against the relay: none of them is our code."""

@@ -1,0 +1,204 @@
+"""Owns Envoy configurations: a CONNECT-UDP client, and a front that forwards CONNECT-UDP to us."""
+
+import json
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.processes import executable, run_process
+from tests.support.site_certificate import SiteCertificate
+
+_API = "type.googleapis.com/envoy.extensions"
+QUIC_OPTIONS = {"max_packet_length": 1400}  # without it Envoy takes no more than 1220-byte payloads
+
+
+def _h3_cluster(
+    name: str, endpoint: tuple[str, int], *, server_name: str, ca_file: Path
+) -> dict[str, Any]:
+    """Return an upstream that is reached over HTTP/3 with extended CONNECT."""
+    return {
+        "name": name,
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "typed_extension_protocol_options": {
+            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                "@type": f"{_API}.upstreams.http.v3.HttpProtocolOptions",
+                "explicit_http_config": {
+                    "http3_protocol_options": {
+                        "allow_extended_connect": True,
+                        "quic_protocol_options": QUIC_OPTIONS,
+                    }
+                },
+            }
+        },
+        "transport_socket": {
+            "name": "envoy.transport_sockets.quic",
+            "typed_config": {
+                "@type": f"{_API}.transport_sockets.quic.v3.QuicUpstreamTransport",
+                "upstream_tls_context": {
+                    "sni": server_name,
+                    "common_tls_context": {
+                        "validation_context": {"trusted_ca": {"filename": str(ca_file)}}
+                    },
+                },
+            },
+        },
+        "load_assignment": {
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": _address(*endpoint)}}]}],
+        },
+    }
+
+
+def _address(host: str, port: int, *, protocol: str = "TCP") -> dict[str, Any]:
+    return {"socket_address": {"protocol": protocol, "address": host, "port_value": port}}
+
+
+def client_configuration(
+    *,
+    proxy: tuple[str, int],
+    proxy_ca_file: Path,
+    target: tuple[str, int],
+    headers: Sequence[tuple[str, str]] = (),
+    server_name: str = "localhost",
+) -> dict[str, Any]:
+    """A local UDP port, whose every client gets a tunnel to ``target`` through ``proxy``."""
+    route = {"@type": f"{_API}.filters.udp.udp_proxy.v3.Route", "cluster": "relay"}
+    udp_proxy = {
+        "@type": f"{_API}.filters.udp.udp_proxy.v3.UdpProxyConfig",
+        "stat_prefix": "tunnel",
+        "matcher": {"on_no_match": {"action": {"name": "route", "typed_config": route}}},
+        "session_filters": [
+            {
+                "name": "envoy.filters.udp.session.http_capsule",
+                "typed_config": {
+                    "@type": f"{_API}.filters.udp.udp_proxy.session.http_capsule.v3.FilterConfig"
+                },
+            }
+        ],
+        "tunneling_config": {
+            "proxy_host": server_name,
+            "target_host": target[0],
+            "default_target_port": target[1],
+            "retry_options": {"max_connect_attempts": 2},
+            "buffer_options": {"max_buffered_datagrams": 1024, "max_buffered_bytes": 65536},
+            "headers_to_add": [{"header": {"key": key, "value": value}} for key, value in headers],
+        },
+    }
+    listener = {
+        "name": "front",
+        "address": _address("127.0.0.1", 0, protocol="UDP"),
+        "listener_filters": [
+            {"name": "envoy.filters.udp_listener.udp_proxy", "typed_config": udp_proxy}
+        ],
+    }
+    cluster = _h3_cluster("relay", proxy, server_name=server_name, ca_file=proxy_ca_file)
+    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+
+
+def front_configuration(
+    *, site: SiteCertificate, origin: tuple[str, int], origin_ca_file: Path
+) -> dict[str, Any]:
+    """An HTTP/3 listener that forwards everything, CONNECT-UDP included, to our HTTP/3 origin."""
+    upgrades = [{"upgrade_type": "CONNECT-UDP"}]
+    to_origin = {"cluster": "origin", "timeout": "0s", "upgrade_configs": upgrades}
+    connection_manager = {
+        "@type": f"{_API}.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "stat_prefix": "front",
+        "codec_type": "HTTP3",
+        "http3_protocol_options": {
+            "allow_extended_connect": True,
+            "quic_protocol_options": QUIC_OPTIONS,
+        },
+        "upgrade_configs": upgrades,
+        "normalize_path": False,
+        "merge_slashes": False,
+        "stream_idle_timeout": "0s",
+        "use_remote_address": True,
+        "route_config": {
+            "virtual_hosts": [
+                {
+                    "name": "all",
+                    "domains": ["*"],
+                    "routes": [
+                        {"match": {"connect_matcher": {}}, "route": to_origin},
+                        {"match": {"prefix": "/"}, "route": to_origin},
+                    ],
+                }
+            ]
+        },
+        "http_filters": [
+            {
+                "name": "envoy.filters.http.router",
+                "typed_config": {"@type": f"{_API}.filters.http.router.v3.Router"},
+            }
+        ],
+    }
+    certificate = {
+        "certificate_chain": {"filename": str(site.certificate_file)},
+        "private_key": {"filename": str(site.key_file)},
+    }
+    listener = {
+        "name": "front",
+        "address": _address("127.0.0.1", 0, protocol="UDP"),
+        "udp_listener_config": {
+            "quic_options": {"quic_protocol_options": QUIC_OPTIONS},
+            "downstream_socket_config": {"prefer_gro": True},
+        },
+        "filter_chains": [
+            {
+                "filters": [
+                    {
+                        "name": "envoy.filters.network.http_connection_manager",
+                        "typed_config": connection_manager,
+                    }
+                ],
+                "transport_socket": {
+                    "name": "envoy.transport_sockets.quic",
+                    "typed_config": {
+                        "@type": f"{_API}.transport_sockets.quic.v3.QuicDownstreamTransport",
+                        "downstream_tls_context": {
+                            "common_tls_context": {"tls_certificates": [certificate]}
+                        },
+                    },
+                },
+            }
+        ],
+    }
+    cluster = _h3_cluster("origin", origin, server_name="localhost", ca_file=origin_ca_file)
+    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+
+
+@contextmanager
+def run_envoy(configuration: dict[str, Any], directory: Path) -> Generator[tuple[str, int]]:
+    """Run Envoy while the block runs; yield the address of its one listener."""
+    program = executable("envoy")
+    directory.mkdir(parents=True, exist_ok=True)
+    configuration_file = directory / "envoy.json"
+    admin_file = directory / "admin-address"
+    configuration_file.write_text(
+        json.dumps({"admin": {"address": _address("127.0.0.1", 0)}, **configuration}),
+        encoding="utf-8",
+    )
+
+    def listening() -> tuple[str, int] | None:
+        if not admin_file.exists():
+            return None
+        try:
+            url = f"http://{admin_file.read_text().strip()}/listeners?format=json"
+            answer = httpx.get(url, timeout=2, trust_env=False)
+        except httpx.HTTPError:
+            return None
+        statuses = answer.json().get("listener_statuses", [])
+        if not statuses:
+            return None
+        address = statuses[0]["local_address"]["socket_address"]
+        return address["address"], address["port_value"]
+
+    command = [program, "-c", configuration_file, "--concurrency", "1", "--use-dynamic-base-id"]
+    command += ["--admin-address-path", admin_file, "--log-level", "warning"]
+    with run_process(command, log=directory / "envoy.log", ready=listening) as address:
+        yield address

@@ -1,0 +1,90 @@
+"""Owns child processes of tests: start with a log file, wait until ready, stop for certain."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+Ready = TypeVar("Ready")
+START_DEADLINE_S = 30.0 * float(os.environ.get("RELAY_TEST_TIMESCALE", "1"))
+STOP_DEADLINE_S = 15.0
+
+
+class DidNotStartError(Exception):
+    """A child process died or was not ready in time; the message holds the end of its log."""
+
+
+def executable(name: str) -> str:
+    """Return a program's path, next to this Python first; skip the test if there is none."""
+    beside = Path(sys.executable).parent / name
+    found = str(beside) if beside.exists() else shutil.which(name)
+    if found is None:
+        pytest.skip(f"needs the interop extra ({name}): .ci/run installs it")
+    return found
+
+
+def wait_until(check: Callable[[], Ready | None], *, deadline_s: float, what: str) -> Ready:
+    """Poll until ``check`` returns something that is not None, and return that.
+
+    Raises:
+        TimeoutError: it did not happen before the deadline.
+    """
+    end = time.monotonic() + deadline_s
+    while time.monotonic() < end:
+        if (found := check()) is not None:
+            return found
+        time.sleep(0.02)
+    raise TimeoutError(f"{what}: not within {deadline_s:.0f} s")
+
+
+@contextmanager
+def run_process(
+    command: Sequence[str | Path],
+    *,
+    log: Path,
+    ready: Callable[[], Ready | None],
+    environment: dict[str, str] | None = None,
+) -> Generator[Ready]:
+    """Run a program while the block runs; yield what ``ready`` returned.
+
+    Raises:
+        DidNotStartError: it ended, or was not ready in time.
+    """
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+        )
+    try:
+
+        def ready_or_dead() -> Ready | None:
+            if process.poll() is not None:
+                raise DidNotStartError(f"{command[0]} ended:\n{_tail(log)}")
+            return ready()
+
+        try:
+            state = wait_until(ready_or_dead, deadline_s=START_DEADLINE_S, what=str(command[0]))
+        except TimeoutError as error:
+            raise DidNotStartError(f"{error}\n{_tail(log)}") from error
+        yield state
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-3000:]
