@@ -2,7 +2,7 @@
 
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 _ASK = b"\xffreply-bytes:"
@@ -50,12 +50,25 @@ class UdpEcho:
                 continue
 
 
+def _call(function: Callable[[], socket.socket]) -> socket.socket:
+    return function()
+
+
 @contextmanager
-def run_udp_echo(host: str = "127.0.0.1") -> Generator[UdpEcho]:
-    """Echo while the block runs."""
-    with socket.socket(type=socket.SOCK_DGRAM) as listener:
-        listener.bind((host, 0))
+def run_udp_echo(
+    host: str = "127.0.0.1",
+    *,
+    opened_by: Callable[[Callable[[], socket.socket]], socket.socket] = _call,
+) -> Generator[UdpEcho]:
+    """Echo while the block runs; ``opened_by`` may open the socket in another namespace."""
+
+    def bind() -> socket.socket:
+        listener = socket.socket(type=socket.SOCK_DGRAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        listener.bind((host, 0))
+        return listener
+
+    with opened_by(bind) as listener:
         echo = UdpEcho(listener)
         thread = threading.Thread(target=echo.serve, daemon=True)
         thread.start()
