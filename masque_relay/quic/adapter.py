@@ -32,14 +32,14 @@ from masque_relay.contract.counters import QuicCounters
 from masque_relay.quic import aioquic_private
 from masque_relay.quic.application import ApplicationFactory, QuicApplication
 from masque_relay.quic.congestion import RENO
+from masque_relay.quic.connection_settings import ClientSettings, ServerSettings
 from masque_relay.quic.hardened import ConnectionPolicy, HardenedQuicConnection
 from masque_relay.quic.limits import QuicLimits
 from masque_relay.quic.packet import CONNECTION_ID_BYTES
-from masque_relay.quic.connection_settings import ClientSettings, ServerSettings
 
 __all__ = [
-    "Address",
     "AdapterOwner",
+    "Address",
     "ClientSettings",
     "QuicAdapter",
     "ServerSettings",
@@ -210,6 +210,12 @@ class QuicAdapter:
     def is_terminated(self) -> bool:
         """Nothing will happen any more."""
         return self._is_terminated
+
+    @property
+    def termination(self) -> tuple[int, str] | None:
+        """Why the connection is over or about to be: error code and reason; None while it lives."""
+        event = self._connection.close_event
+        return None if event is None else (event.error_code, event.reason_phrase)
 
     @property
     def peer_address(self) -> Address:

@@ -129,9 +129,9 @@ class Doorkeeper:
             case Verdict.RETRY:
                 self._counters.retries_sent += 1
                 return encode_retry(self._retry_tokens, header, source, wall_s=wall_s)
-            case Verdict.ADMIT if token is None:
-                return Newcomer(key, header.destination_cid, None)
             case Verdict.ADMIT:
+                if token is None:
+                    return Newcomer(key, header.destination_cid, None)
                 return Newcomer(key, token.original_destination_cid, token.retry_source_cid)
             case _:
                 assert_never(verdict)

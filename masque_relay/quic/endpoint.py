@@ -15,14 +15,13 @@ from masque_relay.contract.counters import QuicCounters
 from masque_relay.contract.ports import Clock, DatagramSocketFactory, ReceivedBatch
 from masque_relay.quic.adapter import (
     AdapterOwner,
-    ClientSettings,
     QuicAdapter,
-    ServerSettings,
     accept_connection,
     open_connection,
 )
 from masque_relay.quic.admission import Admission
 from masque_relay.quic.application import ApplicationFactory, QuicTransport
+from masque_relay.quic.connection_settings import ClientSettings, ServerSettings
 from masque_relay.quic.doorkeeper import Doorkeeper, Newcomer
 from masque_relay.quic.packet import (
     CONNECTION_ID_BYTES,
@@ -222,10 +221,6 @@ class QuicEndpoint(AdapterOwner):
         if connection.waiter is not None and not connection.waiter.done():
             connection.waiter.set_result(None)
 
-    def peer_moved(self, adapter: QuicAdapter) -> None:
-        """Count a migration."""
-        self._counters.migrations += 1
-
     def adapter_terminated(self, adapter: QuicAdapter) -> None:
         """Forget a connection: O(its own connection IDs)."""
         connection = self._connections.get(adapter)
@@ -255,7 +250,7 @@ class QuicEndpoint(AdapterOwner):
         counters.bytes_received += sum(map(len, batch.payloads))
         by_cid = self._table.by_cid
         source = batch.source
-        run_cid = b""
+        run_cid: bytes | None = None
         inbox: list[bytes] = []
         for data in batch.payloads:
             cid = data[1:_CID_END]
@@ -263,7 +258,7 @@ class QuicEndpoint(AdapterOwner):
             if cid == run_cid and data[0] & 0xC0 == 0x40:
                 inbox.append(data)
                 continue
-            run_cid = b""
+            run_cid = None
             connection = by_cid.get(cid) if data and data[0] & 0xC0 == 0x40 else None
             if connection is None:
                 connection = self._find(port, data, source, now_s)
@@ -286,7 +281,7 @@ class QuicEndpoint(AdapterOwner):
     ) -> Connection | None:
         """Return whose a packet is when it is no 1-RTT packet with a known ID."""
         kind = KIND_BY_FIRST_BYTE[data[0]] if data else Kind.DROP
-        if port.client is not None:
+        if port.client is not None and data:
             # A socket of one connection: its adapter tells a stateless reset from noise.
             return port.client
         answer: bytes | None = None
@@ -498,7 +493,7 @@ class QuicEndpoint(AdapterOwner):
             self._close_port(connection.port)
         waiter = connection.waiter
         if waiter is not None and not waiter.done():
-            error_code, reason = connection.adapter.termination
+            error_code, reason = connection.adapter.termination or (None, "the connection is over")
             waiter.set_exception(ConnectFailed(error_code, reason))
         if not self._connections and self._emptied is not None:
             self._emptied.set()
