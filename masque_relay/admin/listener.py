@@ -5,7 +5,6 @@ import logging
 import socket
 import stat
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -18,18 +17,12 @@ from hypercorn.typing import (
 )
 from starlette.types import ASGIApp
 
+from masque_relay.admin.address import UnixSocket, admin_url
 from masque_relay.admin.limits import AdminLimits
 from masque_relay.contract.address import Endpoint
 
 BACKLOG = 64
 """Operators and one scraper; more than this many waiting connections is somebody's mistake."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnixSocket:
-    """A Unix socket path; created with mode 0600."""
-
-    path: Path
 
 
 class AdminListener:
@@ -43,14 +36,13 @@ class AdminListener:
         """
         self._unix_path = where.path if isinstance(where, UnixSocket) else None
         self._socket = _bind_unix(where.path) if isinstance(where, UnixSocket) else _bind_tcp(where)
-        self.url = self._url()
+        self.url = admin_url(self._where(where))
         """``http://ADDR:PORT`` with the real port, or ``unix:PATH``."""
 
-    def _url(self) -> str:
-        if self._unix_path is not None:
-            return f"unix:{self._unix_path}"
-        host, port = self._socket.getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    def _where(self, where: Endpoint | UnixSocket) -> Endpoint | UnixSocket:
+        if isinstance(where, UnixSocket):
+            return where
+        return Endpoint(address=where.address, port=self._socket.getsockname()[1])
 
     async def serve(self, app: ASGIApp, limits: AdminLimits, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set; then close, waiting shortly for running requests."""

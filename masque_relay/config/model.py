@@ -11,12 +11,21 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from masque_relay.admin.limits import AdminLimits
-from masque_relay.config.values import AdminAddress, ListenAddress, Seconds
+from masque_relay.config.values import (
+    AdminAddress,
+    AnyIpAddress,
+    ListenAddress,
+    Seconds,
+    UriTemplateText,
+)
 from masque_relay.contract.address import Endpoint
 from masque_relay.control.settings import AuditSettings, GateSettings
 from masque_relay.dataplane.limits import FlowLimits, ResolverLimits, SocketLimits
+from masque_relay.dataplane.resolver import FamilyPreference
+from masque_relay.http.denials import DEFAULT_PROXY_NAME
 from masque_relay.http.limits import HttpLimits
 from masque_relay.quic.limits import QuicLimits
+from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
 
 
 class Section(BaseModel):
@@ -37,6 +46,8 @@ class ListenSection(Section):
     """Files of at least 32 random bytes each, equal on all relays behind one address, so that each
     can validate the other's Retry tokens and reset its connections. The first one makes tokens, all
     are accepted. Without any, a key is made at every start. Read at start only."""
+    socket: SocketLimits = SocketLimits()
+    """Buffers and offloads of the UDP socket. Read at start only."""
 
 
 class CertificateSection(Section):
@@ -75,18 +86,36 @@ class QuicSection(Section):
 class ConnectUdpSection(Section):
     """CONNECT-UDP (RFC 9298)."""
 
-    templates: tuple[str, ...] = ()
-    """URI templates beside the default one, `/.well-known/masque/udp/{target_host}/{target_port}/`,
-    such as `/proxy{?target_host,target_port}`."""
+    templates: tuple[UriTemplateText, ...] = (DEFAULT_TEMPLATE,)
+    """URI templates, matched in this order, such as `/proxy{?target_host,target_port}`. Many
+    clients know only the default one. Read at start only."""
+    proxy_name: str = DEFAULT_PROXY_NAME
+    """What the relay calls itself in `proxy-status` (RFC 9209). Read at start only."""
 
 
 class DnsSection(Section):
     """How the names of targets are resolved."""
 
     servers: tuple[str, ...] = ()
-    """Nameserver addresses; without any, those of the system."""
+    """Nameservers, `ADDRESS` or `ADDRESS:PORT`; without any, those of the system."""
+    prefer: FamilyPreference = FamilyPreference.IPV6_FIRST
+    """Which family of addresses is tried first (RFC 8305)."""
+    hosts: dict[str, tuple[AnyIpAddress, ...]] = {}
+    """Names with fixed addresses, which are never looked up: `"db.internal" = ["10.1.2.3"]`. The
+    policy judges these addresses like any other."""
     limits: ResolverLimits = ResolverLimits()
     """Caps, deadlines and the cache of the resolver."""
+
+
+class EgressSection(Section):
+    """The sockets towards targets."""
+
+    ipv4: IPv4Address | None = None
+    """Source address of flows to IPv4 targets; without it the routing table chooses."""
+    ipv6: IPv6Address | None = None
+    """Source address of flows to IPv6 targets."""
+    limits: FlowLimits = FlowLimits()
+    """Buffers and offloads of each socket."""
 
 
 class AdminSection(Section):
@@ -150,10 +179,8 @@ class RelayConfig(Section):
     """CONNECT-UDP (RFC 9298)."""
     dns: DnsSection = DnsSection()
     """How the names of targets are resolved."""
-    flows: FlowLimits = FlowLimits()
+    egress: EgressSection = EgressSection()
     """The sockets towards targets."""
-    socket: SocketLimits = SocketLimits()
-    """The UDP socket that listens."""
     gate: GateSettings
     """Who may do what: credentials, policy, quotas."""
     audit: AuditSettings = AuditSettings()

@@ -4,9 +4,12 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, Field, PlainValidator
 
-from masque_relay.contract.address import Endpoint
+from masque_relay.admin.address import UnixSocket
+from masque_relay.contract.address import Endpoint, IPAddress
+from masque_relay.wire.errors import WireError
+from masque_relay.wire.uri_template import UriTemplate
 
 UNIX_PREFIX = "unix:"
 
@@ -33,30 +36,58 @@ def parse_listen_address(text: str) -> Endpoint:
     return Endpoint(address=address, port=port)
 
 
-def parse_admin_address(text: str) -> Endpoint | Path:
-    """Return an endpoint, or the path of a Unix socket that ``unix:PATH`` writes.
+def parse_admin_address(text: str) -> Endpoint | UnixSocket:
+    """Return an endpoint, or the Unix socket that ``unix:PATH`` writes.
 
     Raises:
         ValueError: it is neither.
     """
     if text.startswith(UNIX_PREFIX) and len(text) > len(UNIX_PREFIX):
-        return Path(text.removeprefix(UNIX_PREFIX))
+        return UnixSocket(path=Path(text.removeprefix(UNIX_PREFIX)))
     return parse_listen_address(text)
 
 
-def _listen_address(value: object) -> object:
-    return parse_listen_address(value) if isinstance(value, str) else value
+def _listen_address(value: object) -> Endpoint:
+    if not isinstance(value, str):
+        raise ValueError("must be a string such as [::]:443")
+    return parse_listen_address(value)
 
 
-def _admin_address(value: object) -> object:
-    return parse_admin_address(value) if isinstance(value, str) else value
+def _admin_address(value: object) -> Endpoint | UnixSocket:
+    if not isinstance(value, str):
+        raise ValueError("must be a string such as 127.0.0.1:9443")
+    return parse_admin_address(value)
 
 
-ListenAddress = Annotated[Endpoint, BeforeValidator(_listen_address)]
+ListenAddress = Annotated[Endpoint, PlainValidator(_listen_address)]
 """``ADDRESS:PORT``; IPv6 in brackets. Port 0 lets the kernel choose."""
 
-AdminAddress = Annotated[Endpoint | Path, BeforeValidator(_admin_address)]
+AdminAddress = Annotated[Endpoint | UnixSocket, PlainValidator(_admin_address)]
 """``ADDRESS:PORT`` or ``unix:PATH``."""
+
+
+def _checked_template(text: str) -> str:
+    try:
+        UriTemplate.parse(text, required=("target_host", "target_port"))
+    except WireError as error:
+        raise ValueError(f"{text!r} is not a usable URI template: {error}") from None
+    return text
+
+
+def _ip_address(value: object) -> IPAddress:
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        return ip_address(value)
+    except ValueError:
+        raise ValueError("must be an IP address, in quotes") from None
+
+
+AnyIpAddress = Annotated[IPAddress, PlainValidator(_ip_address)]
+"""An IPv4 or IPv6 address."""
+
+UriTemplateText = Annotated[str, AfterValidator(_checked_template)]
+"""A URI template (RFC 6570) with ``target_host`` and ``target_port`` (RFC 9298 section 2)."""
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A duration in seconds."""

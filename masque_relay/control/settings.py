@@ -55,6 +55,7 @@ class BasicSettings:
     cache_ttl_s: float = 300.0
     """How long a success is remembered; a removed user is out at the reload all the same."""
     cache_entries: int = 1024
+    """Successes remembered; the oldest is forgotten first."""
 
 
 class SubjectField(StrEnum):
@@ -82,6 +83,7 @@ class MtlsSettings:
     max_chain_certificates: int = 6
     """Bounds the work per handshake; real chains have two or three."""
     max_certificate_bytes: int = 16_384
+    """Bounds the same in bytes; real certificates are under 4 KiB."""
     cache_entries: int = 1024
     """Verified chains remembered for at most a minute."""
 
@@ -111,6 +113,7 @@ class GateSettings:
     """All of the gate. At least one of bearer, basic and mtls must be set."""
 
     policy_file: Path
+    """TOML: groups, rules and their tests; docs/reference/policy.md."""
     bearer: BearerSettings | None = None
     basic: BasicSettings | None = None
     mtls: MtlsSettings | None = None
