@@ -24,6 +24,7 @@ from aioquic.quic.events import (
     StreamDataReceived,
     StreamReset,
 )
+from aioquic.quic.logger import QuicLoggerTrace
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from aioquic.tls import CipherSuite
 
@@ -212,10 +213,21 @@ class QuicAdapter:
         return self._is_terminated
 
     @property
-    def termination(self) -> tuple[int, str] | None:
-        """Why the connection is over or about to be: error code and reason; None while it lives."""
+    def termination(self) -> tuple[int | None, str] | None:
+        """Why the connection is over or about to be: error code and reason; None while it lives.
+
+        The code is None where nothing was heard in time.
+        """
         event = self._connection.close_event
-        return None if event is None else (event.error_code, event.reason_phrase)
+        if event is None:
+            return None
+        is_timeout = event.reason_phrase == "Idle timeout" and event.error_code == INTERNAL_ERROR
+        return None if is_timeout else event.error_code, event.reason_phrase
+
+    @property
+    def qlog_trace(self) -> QuicLoggerTrace | None:
+        """Where the application protocol may log too; None without qlog."""
+        return self._connection.qlog_trace
 
     @property
     def peer_address(self) -> Address:
@@ -389,10 +401,13 @@ class QuicAdapter:
     def _on_stream_data(self, event: StreamDataReceived) -> None:
         stream_id, data, end_stream = event.stream_id, event.data, event.end_stream
         is_wanted = self._connection.note_delivered(stream_id, len(data), is_finished=end_stream)
-        if not is_wanted or self._application is None:
-            if end_stream:
-                self._stopped.discard(stream_id)
+        if self._application is None:
             return
+        if not is_wanted:
+            if not end_stream:
+                return
+            self._stopped.discard(stream_id)
+            data = b""
         if end_stream:
             # What came before the end of a stream belongs to the stream.
             self._flush_datagrams()

@@ -23,6 +23,7 @@ from aioquic.quic.connection import (
     QuicReceiveContext,
 )
 from aioquic.quic.events import ConnectionTerminated, QuicEvent
+from aioquic.quic.logger import QuicLoggerTrace
 from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
@@ -181,6 +182,11 @@ class HardenedQuicConnection(CreditedConnection):
     def host_connection_ids(self) -> tuple[bytes, ...]:
         """What the peer may address us by."""
         return tuple(connection_id.cid for connection_id in self._host_cids)
+
+    @property
+    def qlog_trace(self) -> QuicLoggerTrace | None:
+        """The connection's trace while it lives; None without qlog."""
+        return self._quic_logger
 
     @property
     def path_mtu_bytes(self) -> int:
