@@ -50,7 +50,8 @@ class ResolverLimits:
     cache_entries: int = 4096
     """About 1 MiB when full; the oldest entry goes first."""
     cache_ttl_cap_s: float = 300.0
-    """A pinned wrong answer must not outlive a fix by long, whatever its TTL says."""
+    """A wrong answer must not outlive a fix by long, whatever its TTL says: at most twice this,
+    once in our cache and once in that of c-ares."""
     cache_negative_ttl_s: float = 5.0
     """RFC 2308 allows the SOA minimum; a few seconds blunt floods and keep new names quick."""
     max_addresses: int = 16

@@ -7,6 +7,7 @@ polices and connects to, nothing is looked up a second time in between.
 import asyncio
 import socket
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -106,16 +107,10 @@ class Resolver:
         self._monotonic_s = monotonic_s
         self._has_route = reachable or has_route
         self._loop = asyncio.get_running_loop()
-        try:
-            self._ares = aiodns.DNSResolver(
-                nameservers=list(nameservers) or None,
-                flags=_FLAG_NOSEARCH | _FLAG_EDNS,
-                timeout=limits.attempt_timeout_s,
-                tries=limits.attempts,
-            )
-        except pycares.AresError as error:
-            msg = f"nameservers {', '.join(nameservers)}: {error}"
-            raise ValueError(msg) from error
+        self._nameservers = tuple(nameservers)
+        self._generations: weakref.WeakSet[aiodns.DNSResolver] = weakref.WeakSet()
+        self._ares = self._make_ares()
+        self._ares_made_s = monotonic_s()
         self._cache: dict[_Key, tuple[float, _Answer]] = {}
         self._in_flight: dict[_Key, asyncio.Future[_Answer]] = {}
         self._slots = asyncio.Semaphore(limits.concurrent_queries)
@@ -163,18 +158,42 @@ class Resolver:
             raise
 
     def clear_cache(self) -> None:
-        """Forget every answer, for instance at reload."""
+        """Forget every answer, for instance at reload; lookups under way go on."""
         self._cache.clear()
+        self._renew_ares()
 
     async def close(self) -> None:
         """Free the resolver; idempotent. Callers that wait get an error."""
-        await self._ares.close()
+        for ares in list(self._generations):
+            await ares.close()
         for outcome in list(self._in_flight.values()):
             if not outcome.done():
                 closed = FlowError(FlowFault.DNS_ERROR, "the resolver is closed")
                 outcome.set_result(_Answer(error=closed))
         # The callbacks of the cancelled queries come from c-ares' thread: let them in.
         await asyncio.sleep(0)
+
+    def _make_ares(self) -> aiodns.DNSResolver:
+        try:
+            ares = aiodns.DNSResolver(
+                nameservers=self._nameservers or None,
+                flags=_FLAG_NOSEARCH | _FLAG_EDNS,
+                timeout=self._limits.attempt_timeout_s,
+                tries=self._limits.attempts,
+            )
+        except pycares.AresError as error:
+            msg = f"nameservers {', '.join(self._nameservers)}: {error}"
+            raise ValueError(msg) from error
+        self._generations.add(ares)
+        return ares
+
+    def _renew_ares(self) -> None:
+        """Replace c-ares, which has a cache of its own that knows neither our cap nor forgetting.
+
+        The old one lives as long as its queries: their callbacks hold it, and it frees itself.
+        """
+        self._ares = self._make_ares()
+        self._ares_made_s = self._monotonic_s()
 
     async def _ask_families(self, host: str, deadline_s: float) -> list[_Answer]:
         """Return what is known of each family by the deadline, in order of preference.
@@ -209,10 +228,11 @@ class Resolver:
             return shared
         outcome = self._loop.create_future()
         self._in_flight[key] = outcome
-        query = self._ares.getaddrinfo(
-            key[0], family=key[1], type=socket.SOCK_DGRAM, flags=_AI_NOSORT
-        )
-        query.add_done_callback(partial(self._on_answer, key, outcome))
+        if self._monotonic_s() - self._ares_made_s >= self._limits.cache_ttl_cap_s:
+            self._renew_ares()
+        ares = self._ares
+        query = ares.getaddrinfo(key[0], family=key[1], type=socket.SOCK_DGRAM, flags=_AI_NOSORT)
+        query.add_done_callback(partial(self._on_answer, ares, key, outcome))
         return outcome
 
     async def _take_slot(self, host: str, deadline_s: float) -> None:
@@ -229,6 +249,7 @@ class Resolver:
 
     def _on_answer(
         self,
+        _ares: aiodns.DNSResolver,  # kept alive by this callback until its query is done
         key: _Key,
         outcome: asyncio.Future[_Answer],
         query: asyncio.Future[pycares.AddrInfoResult],

@@ -21,7 +21,7 @@ ARES = pycares.errno
 TIMEOUT_S = 20.0
 
 
-@dataclass
+@dataclass(eq=False)
 class FakeAres:
     """Stands for aiodns.DNSResolver: answers by table, or when told."""
 
@@ -255,6 +255,23 @@ class TestCache:
         for now_s[0], asked in ((0.0, 1), (299.0, 1), (300.0, 2)):
             await sut.resolve("a.example", timeout_s=TIMEOUT_S)
             assert len(ares.asked) == asked
+
+    async def test_c_ares_whose_cache_knows_no_cap_is_replaced_once_per_cap(
+        self, make: Callable[..., Resolver], ares: FakeAres, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[FakeAres] = []
+
+        def fresh(**_: Any) -> FakeAres:
+            made.append(FakeAres(answers={("a.example", AF_INET): ["192.0.2.1"]}, ttl_s=0))
+            return made[-1]
+
+        monkeypatch.setattr(resolver.aiodns, "DNSResolver", fresh)
+        now_s = [0.0]
+        sut = make(monotonic_s=lambda: now_s[0], preference=FamilyPreference.IPV4_ONLY)
+        for now_s[0] in (0.0, 299.0, 300.0, 301.0):
+            await sut.resolve("a.example", timeout_s=TIMEOUT_S)
+        assert [len(each.asked) for each in made] == [2, 2]
+        assert ares.asked == []
 
     @pytest.mark.parametrize(
         ("status", "asked_after"), [(ARES.ARES_ENOTFOUND, 1), (ARES.ARES_ESERVFAIL, 2)]
