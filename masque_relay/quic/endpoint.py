@@ -22,24 +22,16 @@ from masque_relay.quic.adapter import (
 from masque_relay.quic.admission import Admission
 from masque_relay.quic.application import ApplicationFactory, QuicTransport
 from masque_relay.quic.connection_settings import ClientSettings, ServerSettings
-from masque_relay.quic.doorkeeper import Doorkeeper, Newcomer
-from masque_relay.quic.packet import (
-    CONNECTION_ID_BYTES,
-    KIND_BY_FIRST_BYTE,
-    Kind,
-)
+from masque_relay.quic.doorkeeper import Doorkeeper
+from masque_relay.quic.lobby import Lobby
+from masque_relay.quic.packet import CONNECTION_ID_BYTES
 from masque_relay.quic.qlog import QlogDirectory, open_key_log
 from masque_relay.quic.settings import ClientTls, ConnectFailed, EndpointSettings
-from masque_relay.quic.table import Connection, ConnectionTable, Port, Waiting
-from masque_relay.quic.timers import DeadlineHeap
+from masque_relay.quic.table import Connection, ConnectionTable, Port
+from masque_relay.quic.timers import Alarm, DeadlineHeap
 
 logger = logging.getLogger(__name__)
 
-NEW_CONNECTIONS_PER_TURN = 8
-# A handshake's first flight costs 1-2 ms of CPU: traffic of others waits at most some 15 ms.
-NEWCOMER_PACKETS = 4
-# Datagrams kept for a connection that waits for its turn: a ClientHello with a post-quantum share
-# takes two.
 _CID_END = 1 + CONNECTION_ID_BYTES
 _CRASHED = "bug: a connection failed in %s and is dropped: %s"
 
@@ -68,11 +60,10 @@ class QuicEndpoint(AdapterOwner):
         self._listeners: list[Port] = []
         self._table = ConnectionTable()
         self._connections = self._table.by_adapter
-        self._waiting: dict[bytes, Waiting] = {}
+        self._lobby = Lobby(self._doorkeeper, self._admission, counters, clock)
         self._dirty: dict[QuicAdapter, None] = {}
         self._deadlines: DeadlineHeap[Connection] = DeadlineHeap()
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_s = float("inf")
+        self._alarm = Alarm(clock, self._on_timer)
         self._in_turn = False
         self._turn_scheduled = False
         self._emptied: asyncio.Event | None = None
@@ -170,9 +161,7 @@ class QuicEndpoint(AdapterOwner):
             return
         self._closed = True
         self.drain()
-        for waiting in self._waiting.values():
-            self._admission.closed(waiting.newcomer.key, half_open=True)
-        self._waiting.clear()
+        self._lobby.clear()
         for connection in list(self._connections.values()):
             if not connection.adapter.is_closing:
                 connection.adapter.close_transport(error_code, reason)
@@ -220,6 +209,12 @@ class QuicEndpoint(AdapterOwner):
             self._admission.established()
         if connection.waiter is not None and not connection.waiter.done():
             connection.waiter.set_result(None)
+
+    def peer_moved(self, adapter: QuicAdapter) -> None:
+        """Answer through the socket that the authenticated packet came by."""
+        connection = self._connections.get(adapter)
+        if connection is not None:
+            connection.port = connection.arrival
 
     def adapter_terminated(self, adapter: QuicAdapter) -> None:
         """Forget a connection: O(its own connection IDs)."""
@@ -272,7 +267,7 @@ class QuicEndpoint(AdapterOwner):
             if not connection.inbox:
                 ready.append(connection)
                 connection.source = source
-                connection.port = port
+                connection.arrival = port
             inbox = connection.inbox
             inbox.append(data)
 
@@ -280,31 +275,14 @@ class QuicEndpoint(AdapterOwner):
         self, port: Port, data: bytes, source: tuple[str, int], now_s: float
     ) -> Connection | None:
         """Return whose a packet is when it is no 1-RTT packet with a known ID."""
-        kind = KIND_BY_FIRST_BYTE[data[0]] if data else Kind.DROP
         if port.client is not None and data:
             # A socket of one connection: its adapter tells a stateless reset from noise.
             return port.client
-        answer: bytes | None = None
-        if kind is Kind.LONG and len(data) > 6:
-            cid = data[6 : 6 + data[5]]
-            known = self._table.find_long(cid)
+        if len(data) > 6 and data[0] & 0x80:
+            known = self._table.find_long(data[6 : 6 + data[5]])
             if known is not None:
                 return known
-            waiting = self._waiting.get(cid)
-            if waiting is not None:
-                if len(waiting.packets) < NEWCOMER_PACKETS and waiting.source == source:
-                    waiting.packets.append(data)
-                return None
-            met = self._doorkeeper.meet_long(data, source, now_s=now_s, wall_s=self._clock.wall_s())
-            if isinstance(met, Newcomer):
-                self._seat(met, cid, port, source, data)
-                return None
-            answer = met
-        elif kind is Kind.SHORT:
-            answer = self._doorkeeper.meet_short(data, now_s=now_s)
-        else:
-            # Kind.STUN is answered here once the relay speaks STUN; the others belong to nobody.
-            self._counters.packets_unroutable += 1
+        answer = self._lobby.meet(port, data, source, now_s)
         if answer is not None:
             self._send(port, [answer], source)
         return None
@@ -322,53 +300,31 @@ class QuicEndpoint(AdapterOwner):
 
     # -- a turn: begin connections ---------------------------------------------------------------
 
-    def _seat(
-        self,
-        newcomer: Newcomer,
-        initial_cid: bytes,
-        port: Port,
-        source: tuple[str, int],
-        data: bytes,
-    ) -> None:
-        """Count a newcomer at once, so that caps and Retry see a burst; begin it when it's due."""
-        self._counters.connections_opened += 1
-        self._admission.opened(newcomer.key)
-        self._waiting[initial_cid] = Waiting(newcomer, port, source, data)
-
-    def _begin_waiting(self, now_s: float) -> None:
-        for initial_cid in list(self._waiting)[:NEW_CONNECTIONS_PER_TURN]:
-            waiting = self._waiting.pop(initial_cid)
+    def _begin(self, server: ServerSettings, now_s: float) -> None:
+        for waiting in self._lobby.leave():
+            newcomer = waiting.newcomer
             try:
-                connection = self._begin(initial_cid, waiting, now_s)
+                adapter = accept_connection(
+                    server,
+                    owner=self,
+                    counters=self._counters,
+                    source=waiting.source,
+                    original_destination_cid=newcomer.original_destination_cid,
+                    retry_source_cid=newcomer.retry_source_cid,
+                )
             except Exception:
                 # For instance a certificate that cannot sign: this peer is out, others go on.
-                logger.exception("A connection could not be accepted")
-                self._admission.closed(waiting.newcomer.key, half_open=True)
+                logger.exception("bug: a connection could not be accepted")
+                self._admission.closed(newcomer.key, half_open=True)
                 continue
+            due_s = now_s + self._settings.limits.handshake_timeout_s
+            connection = Connection(adapter, waiting.port, handshake_due_s=due_s)
+            connection.key = newcomer.key
+            connection.initial_cid = waiting.initial_cid
             connection.inbox = waiting.packets
             connection.source = waiting.source
+            self._table.add(connection)
             self._deliver(connection, now_s)
-        if self._waiting:
-            self._want_turn()
-
-    def _begin(self, initial_cid: bytes, waiting: Waiting, now_s: float) -> Connection:
-        assert self._server is not None  # only a listener meets newcomers  # noqa: S101
-        newcomer = waiting.newcomer
-        adapter = accept_connection(
-            self._server,
-            owner=self,
-            counters=self._counters,
-            source=waiting.source,
-            original_destination_cid=newcomer.original_destination_cid,
-            retry_source_cid=newcomer.retry_source_cid,
-        )
-        connection = Connection(
-            adapter, waiting.port, handshake_due_s=now_s + self._settings.limits.handshake_timeout_s
-        )
-        connection.key = newcomer.key
-        connection.initial_cid = initial_cid
-        self._table.add(connection)
-        return connection
 
     # -- a turn: send ----------------------------------------------------------------------------
 
@@ -385,8 +341,8 @@ class QuicEndpoint(AdapterOwner):
         """Begin newcomers, flush whoever has something to say, arm the timer."""
         self._in_turn = True
         try:
-            if self._waiting:
-                self._begin_waiting(now_s)
+            if self._server is not None and self._lobby:
+                self._begin(self._server, now_s)
             # One pass: what a flush makes dirty again is flushed in a turn of its own.
             dirty, self._dirty = self._dirty, {}
             for adapter in dirty:
@@ -395,9 +351,9 @@ class QuicEndpoint(AdapterOwner):
                     self._flush(connection, now_s)
         finally:
             self._in_turn = False
-        if self._dirty or self._waiting:
+        if self._dirty or self._lobby:
             self._want_turn()
-        self._arm()
+        self._alarm.set(self._deadlines.next_s())
 
     def _flush(self, connection: Connection, now_s: float) -> None:
         adapter = connection.adapter
@@ -435,19 +391,7 @@ class QuicEndpoint(AdapterOwner):
 
     # -- time ------------------------------------------------------------------------------------
 
-    def _arm(self) -> None:
-        next_s = self._deadlines.next_s()
-        if next_s is None or next_s >= self._timer_s:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer_s = next_s
-        delay_s = max(0.0, next_s - self._clock.monotonic_s())
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
-
     def _on_timer(self) -> None:
-        self._timer = None
-        self._timer_s = float("inf")
         now_s = self._clock.monotonic_s()
         self._in_turn = True
         try:
@@ -504,9 +448,7 @@ class QuicEndpoint(AdapterOwner):
         for port in self._listeners:
             self._close_port(port)
         self._listeners.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._alarm.cancel()
         if self._qlog is not None:
             self._qlog.close()
         if self._key_log is not None:

@@ -8,7 +8,6 @@ import asyncio
 
 from masque_relay.contract.ports import DatagramSocket
 from masque_relay.quic.adapter import QuicAdapter
-from masque_relay.quic.doorkeeper import Newcomer
 from masque_relay.quic.timers import Deadline
 
 
@@ -29,6 +28,7 @@ class Connection(Deadline):
     __slots__ = (
         "adapter",
         "answered",
+        "arrival",
         "connection_ids",
         "handshake_due_s",
         "inbox",
@@ -45,7 +45,9 @@ class Connection(Deadline):
         self.connection_ids = list(adapter.connection_ids)
         """What is routed to it; the table keeps it."""
         self.port = port
-        """The socket that the last packet came by; answers leave there."""
+        """The socket that we send by: where the peer's current address was last proved."""
+        self.arrival = port
+        """The socket that the packets of this turn came by; anybody can have sent them."""
         self.handshake_due_s: float | None = handshake_due_s
         """None once the handshake is complete."""
         self.inbox: list[bytes] = []
@@ -108,17 +110,3 @@ class ConnectionTable:
     def find_long(self, connection_id: bytes) -> Connection | None:
         """Return whose a long header packet is: by our ID or by the one that its client chose."""
         return self.by_cid.get(connection_id) or self._by_initial_cid.get(connection_id)
-
-
-class Waiting:
-    """A newcomer that is admitted, and counted, but not begun yet."""
-
-    __slots__ = ("newcomer", "packets", "port", "source")
-
-    def __init__(
-        self, newcomer: Newcomer, port: Port, source: tuple[str, int], packet: bytes
-    ) -> None:
-        self.newcomer = newcomer
-        self.port = port
-        self.source = source
-        self.packets = [packet]

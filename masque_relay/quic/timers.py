@@ -6,9 +6,13 @@ earlier adds an entry and leaves the later ones where they are, to be used again
 owner has as many entries as it has kinds of deadlines, not as many as it had packets.
 """
 
+import asyncio
 import heapq
 import itertools
+from collections.abc import Callable
 from typing import Generic, TypeVar, cast
+
+from masque_relay.contract.ports import Clock
 
 _NEVER_S = float("inf")
 
@@ -86,3 +90,34 @@ class DeadlineHeap(Generic[_Owner]):
             entry = _Entry(due_s, owner)
             entries.append(entry)
             heapq.heappush(self._heap, (due_s, next(self._numbers), entry))
+
+
+class Alarm:
+    """One event loop timer that is moved only when something comes due earlier."""
+
+    def __init__(self, clock: Clock, callback: Callable[[], None]) -> None:
+        self._clock = clock
+        self._callback = callback
+        self._handle: asyncio.TimerHandle | None = None
+        self._at_s = _NEVER_S
+
+    def set(self, at_s: float | None) -> None:
+        """Ring at the given monotonic time or earlier."""
+        if at_s is None or at_s >= self._at_s:
+            return
+        self.cancel()
+        self._at_s = at_s
+        delay_s = max(0.0, at_s - self._clock.monotonic_s())
+        self._handle = asyncio.get_running_loop().call_later(delay_s, self._ring)
+
+    def cancel(self) -> None:
+        """Do not ring."""
+        if self._handle is not None:
+            self._handle.cancel()
+        self._handle = None
+        self._at_s = _NEVER_S
+
+    def _ring(self) -> None:
+        self._handle = None
+        self._at_s = _NEVER_S
+        self._callback()
