@@ -106,7 +106,9 @@ class Doorkeeper:
             return None
         self._counters.version_negotiations_sent += 1
         return encode_version_negotiation(
-            destination_cid=header.source_cid, source_cid=header.destination_cid
+            destination_cid=header.source_cid,
+            source_cid=header.destination_cid,
+            refused_version=header.version,
         )
 
     def _meet_initial(

@@ -113,17 +113,22 @@ def _initial_token(data: bytes, offset: int) -> bytes | None:
     return data[start:end]
 
 
-def encode_version_negotiation(*, destination_cid: bytes, source_cid: bytes) -> bytes:
+def encode_version_negotiation(
+    *, destination_cid: bytes, source_cid: bytes, refused_version: int
+) -> bytes:
     """Return a Version Negotiation packet (RFC 9000 section 17.2.1) with our versions.
 
     Args:
         destination_cid: the Source Connection ID of the packet that is answered.
         source_cid: its Destination Connection ID.
+        refused_version: its version: a client ignores an answer that offers it (section 6.2).
     """
     # RFC 9000 section 17.2.1: unused bits are random, but 0x40 is set for demultiplexers.
     first_byte = 0xC0 | secrets.randbits(6)
     # RFC 9368 section 6.3: a version nobody speaks keeps clients tolerant (0x?a?a?a?a).
     reserved_version = (secrets.randbits(32) & 0xF0F0F0F0) | 0x0A0A0A0A
+    if reserved_version == refused_version:
+        reserved_version ^= 0x10101010
     return b"".join(
         (
             bytes((first_byte, 0, 0, 0, 0, len(destination_cid))),

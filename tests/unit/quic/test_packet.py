@@ -128,14 +128,22 @@ class TestVersionNegotiation:
     """RFC 9000 section 17.2.1."""
 
     def test_it_offers_our_versions_and_swaps_the_connection_ids(self) -> None:
-        data = encode_version_negotiation(destination_cid=b"client", source_cid=b"server12")
+        data = encode_version_negotiation(
+            destination_cid=b"client", source_cid=b"server12", refused_version=0x1A2A3A4A
+        )
         header = pull_quic_header(Buffer(data=data), host_cid_length=8)
         assert header.packet_type is QuicPacketType.VERSION_NEGOTIATION
         assert header.destination_cid == b"client"
         assert header.source_cid == b"server12"
         assert set(SUPPORTED_VERSIONS) < set(header.supported_versions)
 
-    def test_its_reserved_version_is_one_that_nobody_speaks(self) -> None:
-        data = encode_version_negotiation(destination_cid=b"", source_cid=b"")
+    def test_its_reserved_version_is_neither_spoken_nor_the_refused_one(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("secrets.randbits", lambda bits: (1 << bits) - 1)
+        data = encode_version_negotiation(
+            destination_cid=b"", source_cid=b"", refused_version=0xFAFAFAFA
+        )
         reserved = int.from_bytes(data[7:11], "big")
         assert reserved & 0x0F0F0F0F == 0x0A0A0A0A
+        assert reserved != 0xFAFAFAFA
