@@ -101,6 +101,15 @@ class BasicAuthenticator:
             return _invalid()
         return self._accept(user, digest, now_s)
 
+    def still_trusts(self, principal: Principal) -> bool:
+        """Return whether the user is still there, with the same password and groups."""
+        user = self._users.get(principal.subject)
+        return (
+            user is not None
+            and principal.key_id == _key_id(user)
+            and principal.groups == user.groups
+        )
+
     def _accept(self, user: User, digest: bytes, now_s: float) -> Principal | Denial:
         if user.expires_s is not None and user.expires_s <= now_s:
             return Denial(reason=DenyReason.CREDENTIAL_EXPIRED, detail="the account has ended")
@@ -109,6 +118,7 @@ class BasicAuthenticator:
             groups=user.groups,
             expires_s=user.expires_s,
             method=CredentialKind.BASIC,
+            key_id=_key_id(user),
         )
         remember_until_s = now_s + self._settings.cache_ttl_s
         if user.expires_s is not None:
@@ -228,6 +238,10 @@ def _decoy_hash(users: Mapping[str, User]) -> str:
         type=Type.ID,
     )
     return hasher.hash(secrets.token_bytes(16))
+
+
+def _key_id(user: User) -> str:
+    return hashlib.sha256(user.password_hash.encode()).hexdigest()
 
 
 def _invalid() -> Denial:

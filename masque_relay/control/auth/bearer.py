@@ -42,6 +42,11 @@ class IssuerKey:
     issuer: str
     key: VerificationKey
 
+    @property
+    def key_id(self) -> str:
+        """The key and whose it is."""
+        return f"{self.key.key_id} {self.issuer}"
+
 
 class _Refused(Exception):  # noqa: N818 (a step of a check, never seen outside)
     """One of the checks failed."""
@@ -60,8 +65,10 @@ class BearerAuthenticator:
         self._by_kid: dict[str, list[IssuerKey]] = {}
         self._without_kid: list[IssuerKey] = []
         self._all: list[IssuerKey] = []
+        self._key_ids: set[str] = set()
         for key in keys:
             self._all.append(key)
+            self._key_ids.add(key.key_id)
             if key.key.kid is None:
                 self._without_kid.append(key)
             else:
@@ -79,6 +86,10 @@ class BearerAuthenticator:
         """Return the token's subject, or why it does not count."""
         del source
         return self.verify(credential.token, now_s=now_s)
+
+    def still_trusts(self, principal: Principal) -> bool:
+        """Return whether the issuer still has the key that signed the principal's token."""
+        return principal.key_id in self._key_ids
 
     def verify(self, token: str, *, now_s: float) -> Principal | Denial:
         """Return the token's subject, or why it does not count."""
@@ -104,7 +115,7 @@ class BearerAuthenticator:
             if claims is None:
                 continue
             if claims.get("iss") == candidate.issuer:
-                return self._principal(claims, now_s)
+                return self._principal(claims, candidate.key_id, now_s)
             detail = "the issuer is missing or not the one that has this key"
         raise _Refused(DenyReason.CREDENTIAL_INVALID, detail)
 
@@ -131,7 +142,7 @@ class BearerAuthenticator:
             raise _Refused(DenyReason.CREDENTIAL_INVALID, "no kid, and too many keys to try")
         return fitting
 
-    def _principal(self, claims: Mapping[str, object], now_s: float) -> Principal:
+    def _principal(self, claims: Mapping[str, object], key_id: str, now_s: float) -> Principal:
         self._check_audience(claims.get("aud"))
         expires_s = self._check_times(claims, now_s)
         subject = claims.get("sub")
@@ -146,6 +157,7 @@ class BearerAuthenticator:
             token_id=token_id,
             expires_s=expires_s,
             method=CredentialKind.BEARER,
+            key_id=key_id,
         )
 
     def _check_audience(self, claim: object) -> None:

@@ -12,7 +12,7 @@ from masque_relay.contract.request import (
     RelayRequest,
 )
 from masque_relay.contract.verdict import Denial, DenyReason
-from masque_relay.control.auth.principal import Authenticator, Principal
+from masque_relay.control.auth.principal import Authenticator, CredentialKind, Principal
 
 
 class AuthenticatorChain:
@@ -37,6 +37,16 @@ class AuthenticatorChain:
         if not request.credentials:
             return Denial(reason=DenyReason.CREDENTIAL_MISSING, detail="no credential")
         return await self._check(request.credentials[0], request.source, now_s)
+
+    def still_trusts(self, principal: Principal) -> bool:
+        """Return whether a reload left in place what the principal's trust rests on."""
+        match principal.method:
+            case CredentialKind.BEARER:
+                return self._bearer is not None and self._bearer.still_trusts(principal)
+            case CredentialKind.BASIC:
+                return self._basic is not None and self._basic.still_trusts(principal)
+            case CredentialKind.MTLS:
+                return self._mtls is not None and self._mtls.still_trusts(principal)
 
     async def _check(
         self, credential: Credential, source: Endpoint, now_s: float

@@ -81,6 +81,13 @@ class VerificationKey:
     """None only for a shared secret: it serves tokens with any kid or none."""
     key: PublicKey | bytes = field(repr=False)
 
+    @property
+    def key_id(self) -> str:
+        """A digest that tells keys apart, whatever their kid. Of a secret it must not be shown."""
+        if isinstance(self.key, bytes):
+            return "hs256:" + hashlib.sha256(b"key id:" + self.key).hexdigest()
+        return thumbprint(self.key)
+
 
 def generate_signing_key(algorithm: Algorithm | str = Algorithm.EDDSA) -> SigningKey:
     """Return a fresh key pair.

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from cryptography.x509.verification import (
     Criticality,
@@ -36,7 +37,9 @@ class MtlsAuthenticator:
 
     def __init__(self, settings: MtlsSettings, authorities: Iterable[x509.Certificate]) -> None:
         self._settings = settings
-        self._store = Store(list(authorities))
+        trusted = list(authorities)
+        self._store = Store(trusted)
+        self._key_ids = {_fingerprint(certificate) for certificate in trusted}
         self._verified: ExpiringMemory[Principal] = ExpiringMemory(settings.cache_entries)
 
     async def authenticate(
@@ -45,6 +48,10 @@ class MtlsAuthenticator:
         """Return the certificate's subject, or why it does not count."""
         del source
         return self.verify(credential.chain_der, now_s=now_s)
+
+    def still_trusts(self, principal: Principal) -> bool:
+        """Return whether the CA at the end of the principal's chain is still one of ours."""
+        return principal.key_id in self._key_ids
 
     def verify(self, chain_der: tuple[bytes, ...], *, now_s: float) -> Principal | Denial:
         """Return the subject of the leaf, which comes first in the chain."""
@@ -99,6 +106,7 @@ class MtlsAuthenticator:
             token_id=f"cert:{hashlib.sha256(chain_der[0]).hexdigest()}",
             expires_s=expires_s,
             method=CredentialKind.MTLS,
+            key_id=_fingerprint(verified.chain[-1]),
         )
 
     def _subject(self, leaf: x509.Certificate) -> str | None:
@@ -205,6 +213,10 @@ def _field_values(leaf: x509.Certificate, field: SubjectField) -> list[str]:
             return extension.value.get_values_for_type(x509.RFC822Name)
         case SubjectField.SAN_DNS:
             return extension.value.get_values_for_type(x509.DNSName)
+
+
+def _fingerprint(certificate: x509.Certificate) -> str:
+    return certificate.fingerprint(hashes.SHA256()).hex()
 
 
 def _invalid(detail: str) -> Denial:

@@ -35,6 +35,9 @@ class Principal:
     expires_s: float | None = None
     """Seconds since the epoch; no lease outlives it. None: the credential does not expire."""
     method: CredentialKind
+    key_id: str
+    """What the trust rests on: a digest of the key, the CA or the password hash. When a reload
+    removes that, the principal's tunnels end."""
 
 
 Presented_contra = TypeVar("Presented_contra", bound=Credential, contravariant=True)
@@ -47,6 +50,10 @@ class Authenticator(Protocol[Presented_contra]):
         self, credential: Presented_contra, *, source: Endpoint, now_s: float
     ) -> Principal | Denial:
         """Return who it is, or why not. Never raises for what a peer sent."""
+        ...
+
+    def still_trusts(self, principal: Principal) -> bool:
+        """Return whether what the principal's trust rests on is still there after a reload."""
         ...
 
 

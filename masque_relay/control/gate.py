@@ -1,0 +1,414 @@
+"""Owns the gate: authenticate -> decide -> lease, the one way to a tunnel for every transport."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address, IPv6Address
+
+from masque_relay.contract.address import IPAddress
+from masque_relay.contract.errors import ConfigError, Problem
+from masque_relay.contract.lease import Lease
+from masque_relay.contract.ports import Clock, TunnelSnapshot
+from masque_relay.contract.request import RelayRequest
+from masque_relay.contract.verdict import Denial, DenyReason, EndReason
+from masque_relay.control.audit import AuditTrail, format_time
+from masque_relay.control.auth.principal import Principal
+from masque_relay.control.leases import LeaseEnd, LeaseTable, RelayLease
+from masque_relay.control.policy import CompiledPolicy
+from masque_relay.control.policy.addresses import unwrap
+from masque_relay.control.policy.rules import Decision, Outcome, Query, normalize_name
+from masque_relay.control.quota import OpenRates, QuotaLedger
+from masque_relay.control.revocation import RevocationError, RevocationList
+from masque_relay.control.settings import GateSettings
+from masque_relay.control.state import GateState, build_state
+
+PASSWORD_THREADS = 2  # an argon2 check keeps a core busy; the rest of the relay needs one too
+DRAIN_RETRY_AFTER_S = 5
+
+
+class RelayGate:
+    """Implements the port ``Gate``, and what the operator may do to live tunnels.
+
+    Attributes:
+        decisions: count by (transport, method, ``allowed`` or the reason of the denial).
+        tunnel_ends: count by (transport, reason).
+    """
+
+    def __init__(
+        self,
+        state: GateState,
+        *,
+        clock: Clock,
+        audit: AuditTrail,
+        revocations: RevocationList,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        """Take the parts that outlive a reload; :func:`build_gate` makes them."""
+        self._state = state
+        self._clock = clock
+        self._audit = audit
+        self._revocations = revocations
+        self._pool = pool
+        self._ledger = QuotaLedger(state.settings.limits)
+        self._rates = OpenRates(state.settings.limits)
+        self._leases = LeaseTable(self._ledger, clock=clock, on_release=self._released)
+        self._draining = False
+        self.decisions: Counter[tuple[str, str, str]] = Counter()
+        self.tunnel_ends: Counter[tuple[str, str]] = Counter()
+
+    # -- the port -------------------------------------------------------------------------------
+
+    async def admit(self, request: RelayRequest) -> Lease | Denial:
+        """Decide on credential, method, target name and port, and quota; write the audit record."""
+        denial = self._closed()
+        if denial is not None:
+            return self._refuse(request, denial, None)
+        while True:
+            state = self._state
+            principal = await state.chain.authenticate(request, now_s=self._clock.wall_s())
+            if state is self._state:  # else keys or users were replaced while we waited
+                break
+        if isinstance(principal, Denial):
+            return self._refuse(request, principal, None)
+        result = self._closed() or self._grant(request, principal)
+        if isinstance(result, Denial):
+            return self._refuse(request, result, principal)
+        self._count(request, "allowed")
+        self._audit.write(self._decision_record(request, principal, result, None))
+        return result
+
+    def admit_address(self, lease: Lease, address: IPAddress, port: int) -> Denial | None:
+        """Decide on one resolved address with all that is known; None means admitted.
+
+        The first admitted address binds the lease to the rule that admits it. Ask about every
+        address you may use; asking again is cheap.
+        """
+        if not isinstance(lease, RelayLease):
+            raise TypeError("the lease is not one of this gate")
+        denial = self._check_address(lease, unwrap(address), port)
+        if denial is not None:
+            self._count(lease.request, denial.reason.value)
+            record = self._decision_record(lease.request, lease.principal, lease, denial)
+            self._audit.write({**record, "event": "address", "address": str(address)})
+        return denial
+
+    # -- the operator ---------------------------------------------------------------------------
+
+    @property
+    def policy(self) -> CompiledPolicy:
+        """The policy in force."""
+        return self._state.policy
+
+    @property
+    def tunnel_count(self) -> int:
+        """Leases not yet given back."""
+        return len(self._leases)
+
+    @property
+    def draining(self) -> bool:
+        """Whether new tunnels are refused because the relay is going away."""
+        return self._draining
+
+    def tick(self) -> None:
+        """End what is due; to be called about once per second."""
+        self._leases.tick()
+
+    def snapshots(self) -> Sequence[TunnelSnapshot]:
+        """Return the live tunnels, oldest first."""
+        return self._leases.snapshots()
+
+    def tunnels_open(self) -> Mapping[tuple[str, ...], int]:
+        """Return how many leases are held, by (transport, method)."""
+        return Counter(
+            (lease.request.transport.value, lease.request.method.value) for lease in self._leases
+        )
+
+    def kick(self, lease_id: str) -> bool:
+        """End one tunnel; False if there is none of that id."""
+        lease = self._leases.get(lease_id)
+        ended = lease is not None and lease.end(EndReason.KICKED)
+        self._audit.write(self._operator_record("kick", lease_id=lease_id, ended=int(ended)))
+        return ended
+
+    def revoke(self, *, subject: str | None, token_id: str | None) -> int:
+        """Refuse a subject or a token id from now on; return how many tunnels that ended.
+
+        Raises:
+            ValueError: neither is given.
+            RevocationError: the list is full or can't be saved; the tunnels have ended all the
+                same.
+        """
+        if not subject and not token_id:
+            raise ValueError("name a subject or a token id")
+        now_s = self._clock.wall_s()
+        hit = [
+            lease
+            for lease in self._leases
+            if (subject and lease.subject == subject)
+            or (token_id and lease.principal.token_id == token_id)
+        ]
+        keep_s = self._state.settings.limits.revocation_keep_s
+        expiries = [lease.principal.expires_s or 0.0 for lease in hit]
+        trouble: RevocationError | None = None
+        try:
+            self._revocations.revoke(
+                subject=subject or None,
+                token_id=token_id or None,
+                until_s=max([now_s + keep_s, *expiries]),
+                now_s=now_s,
+            )
+        except RevocationError as error:
+            trouble = error
+        ended = sum(lease.end(EndReason.REVOKED, "revoked by the operator") for lease in hit)
+        self._audit.write(
+            self._operator_record("revoke", subject=subject, token_id=token_id, ended=ended)
+        )
+        if trouble is not None:
+            raise trouble
+        return ended
+
+    def reinstate(self, subject: str) -> bool:
+        """Take a subject off the revocation list; False if it was not on it.
+
+        Raises:
+            RevocationError: the list can't be saved.
+        """
+        found = self._revocations.reinstate(subject)
+        self._audit.write(self._operator_record("reinstate", subject=subject, found=found))
+        return found
+
+    def drain(self) -> None:
+        """Refuse new tunnels from now on; the live ones go on."""
+        self._draining = True
+
+    def end_all(self, reason: EndReason) -> int:
+        """End every tunnel; return how many."""
+        return sum(lease.end(reason) for lease in self._leases)
+
+    def prepare(self, settings: GateSettings) -> GateState:
+        """Build a new state aside; nothing changes.
+
+        Raises:
+            ConfigError: with the problems of policy, keys, users and CAs together.
+        """
+        return build_state(settings, now_s=self._clock.wall_s(), pool=self._pool)
+
+    def commit(self, state: GateState) -> int:
+        """Put a prepared state in force; return how many tunnels it ended. Never fails."""
+        self._state = state
+        self._ledger.limits = state.settings.limits
+        self._rates.configure(state.settings.limits)
+        ended = self._recheck() if state.settings.recheck_tunnels else 0
+        self._audit.write(self._operator_record("reload", policy=state.policy.digest, ended=ended))
+        return ended
+
+    def reload(self, settings: GateSettings) -> int:
+        """Prepare and commit; return how many tunnels that ended.
+
+        Raises:
+            ConfigError: something is wrong with the new files; the old state stays in force.
+        """
+        return self.commit(self.prepare(settings))
+
+    def close(self) -> None:
+        """Stop the password threads; the audit trail belongs to the caller."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    # -- steps ----------------------------------------------------------------------------------
+
+    def _closed(self) -> Denial | None:
+        if self._draining:
+            return Denial(
+                reason=DenyReason.DRAINING,
+                detail="the relay is draining",
+                retry_after_s=DRAIN_RETRY_AFTER_S,
+            )
+        return self._ledger.room()
+
+    def _grant(self, request: RelayRequest, principal: Principal) -> RelayLease | Denial:
+        if self._revocations.holds(subject=principal.subject, token_id=principal.token_id):
+            return Denial(reason=DenyReason.REVOKED, detail="subject or token id is revoked")
+        denial = self._rates.ask(principal.subject, self._clock.monotonic_s())
+        if denial is not None:
+            return denial
+        decision = self._decide(request, principal)
+        if decision.outcome is Outcome.DENY or decision.rule is None:
+            return _denial(decision)
+        return self._leases.grant(request, principal, decision.rule)
+
+    def _decide(
+        self,
+        request: RelayRequest,
+        principal: Principal,
+        *,
+        address: IPAddress | None = None,
+        port: int | None = None,
+    ) -> Decision:
+        name: str | None = None
+        if request.target is not None:
+            host = request.target.host
+            port = request.target.port if port is None else port
+            if isinstance(host, IPv4Address | IPv6Address):
+                address = host if address is None else address
+            else:
+                name = normalize_name(host)
+        return self._state.policy.decide(
+            Query(
+                subject=principal.subject,
+                groups=principal.groups,
+                method=request.method,
+                name=name,
+                address=None if address is None else unwrap(address),
+                port=port,
+                source=request.source.address,
+                now_s=self._clock.wall_s(),
+            )
+        )
+
+    def _check_address(self, lease: RelayLease, address: IPAddress, port: int) -> Denial | None:
+        if lease.ended is not None or lease.released:
+            return Denial(reason=DenyReason.REVOKED, detail="the lease is over", rule=lease.rule)
+        decision = self._decide(lease.request, lease.principal, address=address, port=port)
+        if decision.outcome is not Outcome.ALLOW or decision.rule is None:
+            return _denial(decision)
+        if lease.request.target is None:
+            # Many addresses share such a lease: each is checked, none changes its rule.
+            return None
+        return self._leases.bind_address(lease, address, decision.rule)
+
+    def _recheck(self) -> int:
+        ended = 0
+        for lease in self._leases:
+            why = self._why_no_longer(lease)
+            if why is not None:
+                ended += lease.end(EndReason.REVOKED, why)
+        return ended
+
+    def _why_no_longer(self, lease: RelayLease) -> str | None:
+        """Return why the state in force would not admit a live tunnel, or None."""
+        principal = lease.principal
+        if self._revocations.holds(subject=principal.subject, token_id=principal.token_id):
+            return "revoked"
+        if not self._state.chain.still_trusts(principal):
+            return "the credential is no longer trusted after a reload"
+        for address in lease.addresses or (None,):
+            decision = self._decide(lease.request, principal, address=address)
+            if decision.outcome is Outcome.DENY:
+                return f"the new policy refuses it: {decision.detail}"
+        return None
+
+    # -- records --------------------------------------------------------------------------------
+
+    def _refuse(self, request: RelayRequest, denial: Denial, principal: Principal | None) -> Denial:
+        self._count(request, denial.reason.value)
+        self._audit.write(self._decision_record(request, principal, None, denial))
+        return denial
+
+    def _count(self, request: RelayRequest, reason: str) -> None:
+        self.decisions[request.transport.value, request.method.value, reason] += 1
+
+    def _decision_record(
+        self,
+        request: RelayRequest,
+        principal: Principal | None,
+        lease: RelayLease | None,
+        denial: Denial | None,
+    ) -> dict[str, object]:
+        record: dict[str, object] = {
+            "at": format_time(self._clock.wall_s()),
+            "event": "decision",
+            "result": "allow" if denial is None else "deny",
+            **_request_fields(request),
+            "policy": self._state.policy.digest,
+        }
+        if principal is not None:
+            record |= _principal_fields(principal)
+        if lease is not None:
+            record |= {"lease_id": lease.lease_id, "rule": lease.rule}
+        if denial is not None:
+            record |= {"reason": denial.reason.value, "detail": denial.detail}
+            record["rule"] = denial.rule
+        return record
+
+    def _released(self, end: LeaseEnd) -> None:
+        lease, request = end.lease, end.lease.request
+        self.tunnel_ends[request.transport.value, end.reason.value] += 1
+        self._audit.write(
+            {
+                "at": format_time(self._clock.wall_s()),
+                "event": "tunnel_end",
+                "reason": end.reason.value,
+                "detail": end.detail,
+                "lease_id": lease.lease_id,
+                "rule": lease.rule,
+                "addresses": [str(address) for address in lease.addresses],
+                **_request_fields(request),
+                **_principal_fields(lease.principal),
+                "age_s": round(end.age_s, 3),
+                "uplink_datagrams": lease.uplink.datagram_count,
+                "uplink_bytes": lease.uplink.byte_count,
+                "downlink_datagrams": lease.downlink.datagram_count,
+                "downlink_bytes": lease.downlink.byte_count,
+                "dropped_datagrams": lease.uplink.dropped_count + lease.downlink.dropped_count,
+            }
+        )
+
+    def _operator_record(self, event: str, **fields: object) -> dict[str, object]:
+        return {"at": format_time(self._clock.wall_s()), "event": event, **fields}
+
+
+def build_gate(
+    settings: GateSettings,
+    *,
+    clock: Clock,
+    audit: AuditTrail,
+) -> RelayGate:
+    """Return a gate that is ready to admit; the caller closes it, calls its tick, owns the trail.
+
+    Raises:
+        ConfigError: with the problems of policy, keys, users, CAs and revocations together.
+    """
+    pool = ThreadPoolExecutor(PASSWORD_THREADS, thread_name_prefix="password")
+    problems: list[Problem] = []
+    state: GateState | None = None
+    revocations: RevocationList | None = None
+    try:
+        state = build_state(settings, now_s=clock.wall_s(), pool=pool)
+    except ConfigError as error:
+        problems.extend(error.problems)
+    try:
+        revocations = RevocationList(
+            file=settings.revocations_file, max_entries=settings.limits.revocations
+        )
+    except ConfigError as error:
+        problems.extend(error.problems)
+    if state is None or revocations is None:
+        pool.shutdown(wait=False)
+        raise ConfigError(problems)
+    return RelayGate(state, clock=clock, audit=audit, revocations=revocations, pool=pool)
+
+
+def _denial(decision: Decision) -> Denial:
+    return Denial(
+        reason=decision.reason or DenyReason.POLICY,
+        detail=decision.detail,
+        rule=None if decision.rule is None else decision.rule.name,
+    )
+
+
+def _request_fields(request: RelayRequest) -> dict[str, object]:
+    return {
+        "request_id": request.request_id,
+        "transport": request.transport.value,
+        "method": request.method.value,
+        "target": None if request.target is None else str(request.target),
+        "source": str(request.source),
+    }
+
+
+def _principal_fields(principal: Principal) -> dict[str, object]:
+    return {
+        "subject": principal.subject,
+        "credential": principal.method.value,
+        "token_id": principal.token_id,
+    }
