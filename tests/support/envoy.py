@@ -1,6 +1,12 @@
-"""Owns Envoy configurations: a CONNECT-UDP client, and a front that forwards CONNECT-UDP to us."""
+"""Owns Envoy configurations: a CONNECT-UDP client, and a front that forwards CONNECT-UDP to us.
 
+``python -m tests.support.envoy client|front ...`` prints one for use by hand.
+"""
+
+import argparse
 import json
+import socket
+import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,6 +70,7 @@ def client_configuration(
     target: tuple[str, int],
     headers: Sequence[tuple[str, str]] = (),
     server_name: str = "localhost",
+    listen: tuple[str, int] = ("127.0.0.1", 0),
 ) -> dict[str, Any]:
     """A local UDP port, whose every client gets a tunnel to ``target`` through ``proxy``."""
     route = {"@type": f"{_API}.filters.udp.udp_proxy.v3.Route", "cluster": "relay"}
@@ -90,7 +97,7 @@ def client_configuration(
     }
     listener = {
         "name": "front",
-        "address": _address("127.0.0.1", 0, protocol="UDP"),
+        "address": _address(*listen, protocol="UDP"),
         "listener_filters": [
             {"name": "envoy.filters.udp_listener.udp_proxy", "typed_config": udp_proxy}
         ],
@@ -100,7 +107,11 @@ def client_configuration(
 
 
 def front_configuration(
-    *, site: SiteCertificate, origin: tuple[str, int], origin_ca_file: Path
+    *,
+    site: SiteCertificate,
+    origin: tuple[str, int],
+    origin_ca_file: Path,
+    listen: tuple[str, int] = ("127.0.0.1", 0),
 ) -> dict[str, Any]:
     """An HTTP/3 listener that forwards everything, CONNECT-UDP included, to our HTTP/3 origin."""
     upgrades = [{"upgrade_type": "CONNECT-UDP"}]
@@ -143,7 +154,7 @@ def front_configuration(
     }
     listener = {
         "name": "front",
-        "address": _address("127.0.0.1", 0, protocol="UDP"),
+        "address": _address(*listen, protocol="UDP"),
         "udp_listener_config": {
             "quic_options": {"quic_protocol_options": QUIC_OPTIONS},
             "downstream_socket_config": {"prefer_gro": True},
@@ -202,3 +213,63 @@ def run_envoy(configuration: dict[str, Any], directory: Path) -> Generator[tuple
     command += ["--admin-address-path", admin_file, "--log-level", "warning"]
     with run_process(command, log=directory / "envoy.log", ready=listening) as address:
         yield address
+
+
+def exchange(address: tuple[str, int], payload: bytes, *, deadline_s: float) -> bytes | None:
+    """Send one datagram from a new socket and return the answer, or None."""
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.settimeout(deadline_s)
+        client.connect(address)
+        client.send(payload)
+        try:
+            return client.recv(65_536)
+        except TimeoutError:
+            return None
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def main() -> None:
+    """Print a configuration."""
+    parser = argparse.ArgumentParser(prog="python -m tests.support.envoy", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    client = kinds.add_parser("client")
+    client.add_argument("--proxy", type=_host_and_port, required=True)
+    client.add_argument("--target", type=_host_and_port, required=True)
+    client.add_argument("--token-file", type=Path, required=True)
+    front = kinds.add_parser("front")
+    front.add_argument("--origin", type=_host_and_port, required=True)
+    front.add_argument("--certificate", type=Path, required=True)
+    front.add_argument("--key", type=Path, required=True)
+    for kind in (client, front):
+        kind.add_argument("--listen", type=_host_and_port, required=True)
+        kind.add_argument("--ca-file", type=Path, required=True, help="that signed the relay's")
+    options = parser.parse_args()
+    if options.kind == "client":
+        token = options.token_file.read_text(encoding="utf-8").strip()
+        configuration = client_configuration(
+            proxy=options.proxy,
+            proxy_ca_file=options.ca_file,
+            target=options.target,
+            headers=[("proxy-authorization", f"Bearer {token}")],
+            listen=options.listen,
+        )
+    else:
+        configuration = front_configuration(
+            site=SiteCertificate(
+                ca_file=options.ca_file,
+                certificate_file=options.certificate,
+                key_file=options.key,
+            ),
+            origin=options.origin,
+            origin_ca_file=options.ca_file,
+            listen=options.listen,
+        )
+    json.dump(configuration, sys.stdout, indent=2)
+
+
+if __name__ == "__main__":
+    main()

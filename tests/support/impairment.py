@@ -101,6 +101,7 @@ class ImpairedPath:
         self._ways = {first: (self.forward, second), second: (self.backward, first)}
         self._arrivals: list[_Arrival] = []
         self._number = 0
+        self._cut = False
         self._wake_read, self._wake_write = os.pipe()
 
     def run(self) -> None:
@@ -118,6 +119,14 @@ class ImpairedPath:
                 self._take(descriptor)
             self._deliver(time.monotonic())
 
+    def cut(self) -> None:
+        """Lose everything from now on."""
+        self._cut = True
+
+    def mend(self) -> None:
+        """Carry again."""
+        self._cut = False
+
     def stop(self) -> None:
         """Let :meth:`run` return."""
         os.write(self._wake_write, b"\0")
@@ -130,6 +139,8 @@ class ImpairedPath:
     def _take(self, descriptor: int) -> None:
         direction, other = self._ways[descriptor]
         packet = os.read(descriptor, _MAX_PACKET_BYTES)
+        if self._cut:
+            return
         for due_s, copy in direction.offer(packet, time.monotonic()):
             self._number += 1
             heapq.heappush(self._arrivals, _Arrival(due_s, self._number, copy, other))

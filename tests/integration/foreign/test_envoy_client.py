@@ -10,7 +10,7 @@ from dnslib import DNSRecord
 
 from tests.support.caddy import GREETING, HttpSite
 from tests.support.curl import fetch
-from tests.support.envoy import client_configuration, run_envoy
+from tests.support.envoy import client_configuration, exchange, run_envoy
 from tests.support.relay_process import RunningRelay
 from tests.support.udp_echo import run_udp_echo
 
@@ -30,18 +30,6 @@ def envoy_to(
     )
     with run_envoy(configuration, directory / "envoy-client") as address:
         yield address
-
-
-def exchange(address: tuple[str, int], payload: bytes, *, deadline_s: float) -> bytes | None:
-    """Send one datagram from a new socket and return the answer, or None."""
-    with socket.socket(type=socket.SOCK_DGRAM) as client:
-        client.settimeout(deadline_s)
-        client.connect(address)
-        client.send(payload)
-        try:
-            return client.recv(65_536)
-        except TimeoutError:
-            return None
 
 
 def test_a_dns_question_goes_through_envoy_and_the_relay(

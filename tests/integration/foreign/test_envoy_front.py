@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 from dnslib import DNSRecord
 
-from tests.integration.foreign.test_envoy_client import REPLY_DEADLINE_S, exchange
 from tests.support.caddy import GREETING, HttpSite
 from tests.support.curl import fetch, needs_curl, through
-from tests.support.envoy import client_configuration, front_configuration, run_envoy
+from tests.support.envoy import client_configuration, exchange, front_configuration, run_envoy
 from tests.support.relay_process import RunningRelay
 from tests.support.site_certificate import SiteCertificate
+
+REPLY_DEADLINE_S = 10.0
 
 
 @pytest.fixture(scope="module")
