@@ -23,6 +23,7 @@ from masque_relay.quic.application import (
     QuicApplication,
     QuicTransport,
 )
+from masque_relay.quic.h3_adapter import H3Session
 
 _log = structlog.get_logger(__name__)
 
@@ -56,7 +57,7 @@ class H3FrontEnd:
         limits: HttpLimits,
         counters: HttpCounters,
         clock: Clock,
-        session_factory: H3SessionFactory,
+        session_factory: H3SessionFactory = H3Session,
     ) -> None:
         self._app = app
         self._limits = limits
@@ -69,6 +70,7 @@ class H3FrontEnd:
         self._idle.set()
         self._group = asyncio.TaskGroup()
         self._lifespan = Lifespan(app, timeout_s=limits.lifespan_timeout_s)
+        self._lifespan_task: asyncio.Task[None] | None = None
         self._is_open = False
         self._is_draining = False
 
@@ -81,12 +83,14 @@ class H3FrontEnd:
         """
         refuse_unfit_middleware(self._app)
         await self._group.__aenter__()
-        self._group.create_task(self._lifespan.run(), name="lifespan")
+        lifespan_task = self._group.create_task(self._lifespan.run(), name="lifespan")
         try:
             await self._lifespan.startup()
-        except BaseException as error:
-            await self._group.__aexit__(type(error), error, error.__traceback__)
+        except BaseException:
+            lifespan_task.cancel()
+            await self._group.__aexit__(None, None, None)
             raise
+        self._lifespan_task = lifespan_task
         self._is_open = True
         return self
 
@@ -106,7 +110,12 @@ class H3FrontEnd:
             await self._lifespan.shutdown()
         except Exception:  # noqa: BLE001  (the application's own failure must not hide ours)
             _log.exception("application shut-down failed")
-        await self._group.__aexit__(exc_type, exc, traceback)
+        if self._lifespan_task is not None:
+            self._lifespan_task.cancel()
+        if exc_type is asyncio.CancelledError:
+            await self._group.__aexit__(exc_type, exc, traceback)
+        else:  # the group would wrap the caller's own exception
+            await self._group.__aexit__(None, None, None)
 
     @property
     def is_draining(self) -> bool:
