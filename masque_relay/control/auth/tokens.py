@@ -1,12 +1,19 @@
 """Owns the tokens that we issue ourselves: JSON Web Tokens (RFC 7519), signed (RFC 7515)."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jwt
 
-from masque_relay.control.auth.keys import SigningKey
+from masque_relay.contract.errors import ConfigError
+from masque_relay.control.auth.keys import (
+    SigningKey,
+    VerificationKey,
+    load_jwks,
+    load_public_keys,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,3 +65,28 @@ def read_token(token: str) -> TokenContents:
     except jwt.PyJWTError as error:
         raise ValueError(str(error)) from error
     return TokenContents(header=dict(decoded["header"]), claims=dict(decoded["payload"]))
+
+
+def load_inspection_keys(path: Path) -> tuple[VerificationKey, ...]:
+    """Return the public keys of a PEM file or a JWK set, whichever it is.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    try:
+        return load_public_keys(path)
+    except ConfigError as pem_error:
+        if path.suffix in {".json", ".jwks"}:
+            return load_jwks(path)
+        raise pem_error from None
+
+
+def signature_verifies(token: str, keys: Iterable[VerificationKey]) -> bool:
+    """Return whether one of the keys signed the token; neither times nor audience count here."""
+    for key in keys:
+        try:
+            jwt.PyJWS().decode(token, key.key, algorithms=[key.algorithm.value])
+        except (jwt.PyJWTError, ValueError, TypeError):
+            continue
+        return True
+    return False
