@@ -40,6 +40,7 @@ class H3Session:
         self._sent_goaway_id: int | None = None
         self._told_goaway_id: int | None = None
         self._has_told_settings = False
+        self._is_closed = False
         self._takes_datagrams = False
 
     # -- H3Transport ------------------------------------------------------------------------------
@@ -145,13 +146,16 @@ class H3Session:
         self._framing.send_goaway(self._sent_goaway_id)
 
     def close(self, error_code: int, reason: str) -> None:
-        """Close the connection."""
+        """Close the connection; what else the batch holds is not looked at."""
+        self._is_closed = True
         self._transport.close(error_code, reason)
 
     # -- QuicApplication --------------------------------------------------------------------------
 
     def stream_data_received(self, stream_id: int, data: bytes, *, end_stream: bool) -> None:
         """Take stream bytes apart; what is not body counts as read at once."""
+        if self._is_closed:
+            return
         if not self._is_wanted(stream_id):
             self._transport.consume_stream_bytes(stream_id, len(data))
             if end_stream:
@@ -166,7 +170,7 @@ class H3Session:
             self._refuse(stream_id, len(data), error)
             return
         except ProtocolError as error:
-            self._transport.close(error.error_code, error.reason_phrase)
+            self.close(error.error_code, error.reason_phrase)
             return
         body_bytes = sum(len(event.data) for event in events if isinstance(event, DataReceived))
         self._transport.consume_stream_bytes(stream_id, len(data) - body_bytes)
@@ -185,7 +189,7 @@ class H3Session:
         try:
             self._framing.receive_reset(stream_id)
         except ProtocolError as error:
-            self._transport.close(error.error_code, error.reason_phrase)
+            self.close(error.error_code, error.reason_phrase)
             return
         if stream_id % 4 == 0 and not was_unwanted:
             self._application.stream_reset_received(stream_id, error_code)
@@ -195,13 +199,15 @@ class H3Session:
         try:
             self._framing.receive_stop_sending(stream_id)
         except ProtocolError as error:
-            self._transport.close(error.error_code, error.reason_phrase)
+            self.close(error.error_code, error.reason_phrase)
             return
         if self._sending.pop(stream_id, None) is not None:
             self._application.stream_reset_received(stream_id, error_code)
 
     def datagrams_received(self, payloads: list[bytes]) -> None:
         """Sort one batch by stream; a datagram without a stream id ends the connection."""
+        if self._is_closed:
+            return
         groups: dict[int, list[bytes]] = {}
         last_quarter = -1
         group: list[bytes] = []
@@ -212,7 +218,7 @@ class H3Session:
                 found = peek_varint(payload)
                 if found is None or found[0] > MAX_QUARTER_STREAM_ID:
                     # RFC 9297 section 2.1.
-                    self._transport.close(ErrorCode.H3_DATAGRAM_ERROR, "no quarter stream id")
+                    self.close(ErrorCode.H3_DATAGRAM_ERROR, "no quarter stream id")
                     return
                 quarter, offset = found
             if quarter != last_quarter:
