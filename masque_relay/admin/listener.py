@@ -36,6 +36,7 @@ class AdminListener:
         """
         self._unix_path = where.path if isinstance(where, UnixSocket) else None
         self._socket = _bind_unix(where.path) if isinstance(where, UnixSocket) else _bind_tcp(where)
+        self.is_unix = self._unix_path is not None
         self.url = admin_url(self._where(where))
         """``http://ADDR:PORT`` with the real port, or ``unix:PATH``."""
 
@@ -50,7 +51,8 @@ class AdminListener:
         # hypercorn adopts the descriptor; detach, or two objects would close one number.
         config.bind = [f"fd://{self._socket.detach()}"]
         config.accesslog = None
-        config.errorlog = logging.getLogger("masque_relay.admin")
+        config.errorlog = logging.getLogger("masque_relay.admin.hypercorn")
+        config.errorlog.setLevel(logging.WARNING)  # at INFO it tells people to press CTRL + C
         config.loglevel = "WARNING"
         config.include_server_header = False
         config.keep_alive_timeout = limits.keep_alive_timeout_s

@@ -156,6 +156,11 @@ class DevState:
         """The bearer token of the admin API."""
         return self.directory / "admin-token"
 
+    @property
+    def admin_url_file(self) -> Path:
+        """Where the admin API is, while a relay runs on this state."""
+        return self.directory / "admin-url"
+
 
 def prepare_dev_state(directory: Path, *, now_s: float | None = None) -> DevState:
     """Make what is missing or about to expire in the directory; leave the rest as it is.

@@ -282,8 +282,8 @@ GATE_ROWS: tuple[GateRow, ...] = (
     READY,
 )
 
-Tally = Mapping[tuple[str, ...], int]
-"""Label values in the order of GateRow.labels -> count."""
+Tally = Iterable[tuple[tuple[str, ...], int]]
+"""Label values in the order of GateRow.labels, and the count."""
 
 
 class CounterSource(Protocol):
@@ -329,7 +329,7 @@ class RelayCollector(Collector):
         yield from families.values()
         for gate_row in GATE_ROWS:
             family = _family(gate_row.kind, gate_row.name, gate_row.help, list(gate_row.labels))
-            for labels, count in self._tallies[gate_row.name]().items():
+            for labels, count in self._tallies[gate_row.name]():
                 family.add_metric(list(labels), count)
             yield family
 

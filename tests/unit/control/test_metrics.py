@@ -39,7 +39,7 @@ GROUPS: dict[str, type] = {
 
 def make_collector() -> tuple[RelayCollector, dict[str, CounterSource], dict[str, Tally]]:
     counters: dict[str, CounterSource] = {name: kind() for name, kind in GROUPS.items()}
-    tallies: dict[str, Tally] = {row.name: {} for row in GATE_ROWS}
+    tallies: dict[str, Tally] = {row.name: () for row in GATE_ROWS}
 
     def reader(name: str) -> Callable[[], Tally]:
         return lambda: tallies[name]
@@ -91,11 +91,11 @@ def test_rows_of_one_metric_agree_on_help_type_and_label_names() -> None:
 
 def test_gate_tallies_appear_with_their_labels() -> None:
     collector, _, tallies = make_collector()
-    tallies["decisions"] = {
-        (Transport.HTTP3, Method.CONNECT_UDP, "allowed"): 3,
-        (Transport.HTTP3, Method.CONNECT_UDP, DenyReason.POLICY): 2,
-    }
-    tallies["audit_records_dropped"] = {(): 5}
+    tallies["decisions"] = [
+        ((Transport.HTTP3, Method.CONNECT_UDP, "allowed"), 3),
+        ((Transport.HTTP3, Method.CONNECT_UDP, DenyReason.POLICY), 2),
+    ]
+    tallies["audit_records_dropped"] = [((), 5)]
     got = samples(collector)
     labels = (("method", "connect-udp"), ("reason", "policy"), ("transport", "h3"))
     assert got[f"{PREFIX}decisions_total", labels] == 2

@@ -1,1 +1,0 @@
-"""The server composition root: builds, supervises, reloads and drains everything."""

@@ -1,0 +1,15 @@
+"""The server composition root: builds, supervises, reloads and drains everything."""
+
+from masque_relay.server.check import check_files
+from masque_relay.server.log import configure_logging
+from masque_relay.server.relay import Relay, Serving
+from masque_relay.server.source import ConfigSource, RelayFiles
+
+__all__ = [
+    "ConfigSource",
+    "Relay",
+    "RelayFiles",
+    "Serving",
+    "check_files",
+    "configure_logging",
+]

@@ -1,0 +1,190 @@
+"""Owns the wiring: which part of the relay is given which other, and in which order they close."""
+
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+
+from masque_relay.admin.listener import AdminListener
+from masque_relay.config import RelayConfig
+from masque_relay.contract.address import Endpoint
+from masque_relay.contract.counters import (
+    FlowCounters,
+    HttpCounters,
+    QuicCounters,
+    TunnelCounters,
+)
+from masque_relay.contract.errors import ConfigError, Problem
+from masque_relay.contract.flow import FlowError
+from masque_relay.contract.ports import Clock
+from masque_relay.control.audit import AuditWriter, open_audit_trail
+from masque_relay.control.gate import RelayGate, build_gate
+from masque_relay.dataplane.batch_io import socket_factory
+from masque_relay.dataplane.inproc import InprocDataplane
+from masque_relay.http.connect_udp import ConnectUdpServices
+from masque_relay.http.h3 import H3FrontEnd
+from masque_relay.http.routes import build_app
+from masque_relay.quic.application import ApplicationFactory
+from masque_relay.quic.endpoint import QuicEndpoint
+from masque_relay.quic.h3_adapter import H3Session
+from masque_relay.quic.settings import EndpointSettings
+from masque_relay.quic.tls import CertificateStore
+from masque_relay.server.material import Material
+
+H3_ALPN = "h3"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counters:
+    """The plain ints of the packet path."""
+
+    quic: QuicCounters = field(default_factory=QuicCounters)
+    http: HttpCounters = field(default_factory=HttpCounters)
+    tunnel: TunnelCounters = field(default_factory=TunnelCounters)
+    flow: FlowCounters = field(default_factory=FlowCounters)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """A relay that is wired and listens."""
+
+    counters: Counters
+    audit: AuditWriter
+    gate: RelayGate
+    dataplane: InprocDataplane
+    certificates: CertificateStore
+    front_end: H3FrontEnd
+    endpoint: QuicEndpoint
+    applications: Mapping[str, ApplicationFactory]
+    """By ALPN, as the endpoint has them."""
+    h3_address: Endpoint
+    """With the real port."""
+    admin: AdminListener
+
+
+async def open_parts(
+    stack: AsyncExitStack, config: RelayConfig, material: Material, *, clock: Clock
+) -> Parts:
+    """Build, wire and bind everything; the stack closes it in the opposite order.
+
+    Raises:
+        ConfigError: a file or an address can't be used.
+    """
+    counters = Counters()
+    admin = _bind_admin(config)
+    stack.callback(admin.close)
+    audit = open_audit_trail(config.audit)
+    stack.callback(audit.close)
+    gate = build_gate(config.gate, clock=clock, audit=audit)
+    stack.callback(gate.close)
+    dataplane = _open_dataplane(config, counters)
+    stack.push_async_callback(dataplane.close)
+    services = ConnectUdpServices(
+        gate=gate,
+        dataplane=dataplane,
+        counters=counters.tunnel,
+        limits=config.http,
+        proxy_name=config.connect_udp.proxy_name,
+    )
+    front_end = H3FrontEnd(
+        build_app(services, templates=config.connect_udp.templates),
+        limits=config.http,
+        counters=counters.http,
+        clock=clock,
+        session_factory=H3Session,
+    )
+    certificates = CertificateStore(
+        material.certificate,
+        material.more_certificates,
+        refuse_unknown_names=config.tls.refuse_unknown_names,
+    )
+    applications = {H3_ALPN: front_end.application_factory}
+    endpoint = QuicEndpoint(
+        endpoint_settings(config, material, certificates, applications=applications),
+        socket_factory=socket_factory(config.listen.socket, counters.flow),
+        clock=clock,
+        counters=counters.quic,
+    )
+    # Closed after the front end, which ends its tunnels and connections first.
+    stack.push_async_callback(endpoint.close)
+    await stack.enter_async_context(front_end)
+    return Parts(
+        counters=counters,
+        audit=audit,
+        gate=gate,
+        dataplane=dataplane,
+        certificates=certificates,
+        front_end=front_end,
+        endpoint=endpoint,
+        applications=applications,
+        h3_address=_listen(endpoint, config.listen.h3),
+        admin=admin,
+    )
+
+
+def endpoint_settings(
+    config: RelayConfig,
+    material: Material,
+    certificates: CertificateStore,
+    *,
+    applications: Mapping[str, ApplicationFactory],
+) -> EndpointSettings:
+    """Return what the QUIC endpoint is made of."""
+    return EndpointSettings(
+        applications=applications,
+        certificates=certificates,
+        client_certificates=material.client_certificates,
+        client_ca_pem=material.client_ca_pem,
+        limits=config.quic.limits,
+        secrets=material.secrets,
+        qlog_directory=config.quic.qlog_dir,
+        key_log_file=config.quic.keylog_file,
+    )
+
+
+def _open_dataplane(config: RelayConfig, counters: Counters) -> InprocDataplane:
+    try:
+        return InprocDataplane(
+            flow_limits=config.egress.limits,
+            resolver_limits=config.dns.limits,
+            counters=counters.flow,
+            nameservers=config.dns.servers,
+            preference=config.dns.prefer,
+            pins=config.dns.hosts,
+            egress_addresses=[
+                address
+                for address in (config.egress.ipv4, config.egress.ipv6)
+                if address is not None
+            ],
+        )
+    except ValueError as error:
+        raise ConfigError([Problem(key_path="dns.servers", detail=str(error))]) from error
+
+
+def _bind_admin(config: RelayConfig) -> AdminListener:
+    try:
+        return AdminListener(config.admin.listen)
+    except OSError as error:
+        raise ConfigError(
+            [
+                Problem(
+                    key_path="admin.listen",
+                    detail=f"{config.admin.listen}: {error.strerror or error}",
+                    hint="choose another one with --admin ADDR:PORT",
+                )
+            ]
+        ) from error
+
+
+def _listen(endpoint: QuicEndpoint, address: Endpoint) -> Endpoint:
+    try:
+        return endpoint.listen(address)
+    except FlowError as error:
+        raise ConfigError(
+            [
+                Problem(
+                    key_path="listen.h3",
+                    detail=f"{address}: {error.detail}",
+                    hint="choose another one with --listen ADDR:PORT; ports below 1024 need root",
+                )
+            ]
+        ) from error

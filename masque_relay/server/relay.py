@@ -1,0 +1,333 @@
+"""Owns the life of a relay: start, serve, reload, drain, end; and what an operator may do to it."""
+
+import asyncio
+import platform
+import signal
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from masque_relay import __version__
+from masque_relay.admin.app import build_admin_app
+from masque_relay.admin.errors import ApiError
+from masque_relay.config import RelayConfig
+from masque_relay.contract.address import Endpoint
+from masque_relay.contract.errors import ConfigError
+from masque_relay.contract.ports import Clock, ReloadReport, TunnelSnapshot
+from masque_relay.contract.verdict import EndReason
+from masque_relay.control.metrics import RelayCollector, build_registry, exposition
+from masque_relay.control.revocation import RevocationError
+from masque_relay.server.clock import SystemClock
+from masque_relay.server.log import configure_logging
+from masque_relay.server.material import Material, load_material
+from masque_relay.server.notify import notify, notify_reloading
+from masque_relay.server.parts import Parts, endpoint_settings, open_parts
+from masque_relay.server.ready_file import remove_ready_files, write_ready_files
+from masque_relay.server.reload import InForce, changes, in_force, needs_restart, prepare
+from masque_relay.server.source import ConfigSource, RelayFiles
+
+_log = structlog.get_logger(__name__)
+
+TICK_S = 1.0
+"""How exact the gate's deadlines are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """Where a relay is to be found; handed to ``on_serving``."""
+
+    h3_address: Endpoint
+    admin_url: str
+    admin_token_file: str
+
+
+class Relay:
+    """One relay process. Implements contract.ports.Operator; :meth:`run` is its whole life."""
+
+    def __init__(
+        self,
+        source: ConfigSource,
+        config: RelayConfig,
+        files: RelayFiles | None = None,
+        *,
+        on_serving: Callable[[Serving], None] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """Take the source to read again at a reload, and what it said at the start."""
+        self._source = source
+        self._start_config = config
+        self._config = config
+        self._files = files or RelayFiles()
+        self._on_serving = on_serving
+        self._clock: Clock = clock or SystemClock()
+        self._started_s = self._clock.monotonic_s()
+        self._parts: Parts | None = None
+        self._material: Material | None = None
+        self._in_force: InForce | None = None
+        self._registry: CollectorRegistry | None = None
+        self._restart_needed: tuple[str, ...] = ()
+        self._reloads: Counter[tuple[str, ...]] = Counter()
+        self._reload_lock = asyncio.Lock()
+        self._is_serving = False
+        self._drain_wanted = asyncio.Event()
+        self._end_wanted = asyncio.Event()
+        self._drain_deadline_s: float | None = None
+
+    # -- life -----------------------------------------------------------------------------------
+
+    async def run(self, *, handle_signals: bool = True) -> None:
+        """Serve until :meth:`drain` or SIGTERM, then end gracefully.
+
+        Raises:
+            ConfigError: a file or an address can't be used; nothing was served.
+        """
+        config = self._config
+        async with AsyncExitStack() as stack:
+            material = load_material(config)
+            parts = await open_parts(stack, config, material, clock=self._clock)
+            self._parts, self._material = parts, material
+            self._in_force = in_force(config, material, parts.gate.policy.digest)
+            self._registry = build_registry(self._collector(parts))
+            stack.callback(self._no_longer_serving)
+            await self._serve(parts, material.admin_token, handle_signals=handle_signals)
+        _log.info("ended")
+
+    async def _serve(self, parts: Parts, admin_token: str, *, handle_signals: bool) -> None:
+        """Supervise: if one of these tasks fails, all end and the process with them."""
+        config = self._config
+        stop_admin = asyncio.Event()
+        app = build_admin_app(
+            self,
+            token=admin_token,
+            limits=config.admin.limits,
+            over_unix_socket=parts.admin.is_unix,
+        )
+        async with asyncio.TaskGroup() as group:
+            group.create_task(parts.admin.serve(app, config.admin.limits, stop_admin), name="admin")
+            ticker = group.create_task(self._tick(parts), name="tick")
+            with _signals(self, group) if handle_signals else nullcontext():
+                self._announce(parts)
+                await self._drain_wanted.wait()
+                await self._drain(parts)
+            ticker.cancel()
+            stop_admin.set()
+
+    def _announce(self, parts: Parts) -> None:
+        self._is_serving = True
+        token_file = str(self._start_config.admin.token_file)
+        write_ready_files(
+            self._files,
+            h3=str(parts.h3_address),
+            admin=parts.admin.url,
+            admin_token_file=token_file,
+        )
+        notify("READY=1", f"STATUS=serving HTTP/3 on {parts.h3_address}")
+        _log.info("serving", h3=str(parts.h3_address), admin=parts.admin.url, version=__version__)
+        if self._on_serving is not None:
+            self._on_serving(
+                Serving(
+                    h3_address=parts.h3_address,
+                    admin_url=parts.admin.url,
+                    admin_token_file=token_file,
+                )
+            )
+
+    def _no_longer_serving(self) -> None:
+        self._is_serving = False
+        remove_ready_files(self._files)
+
+    async def _tick(self, parts: Parts) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            parts.gate.tick()
+
+    async def _drain(self, parts: Parts) -> None:
+        """GOAWAY, refuse new tunnels, wait for the others until the deadline, end the rest."""
+        deadline_s = self._drain_deadline_s
+        if deadline_s is None:
+            deadline_s = self._config.drain.deadline_s
+        notify("STOPPING=1", f"STATUS=draining for at most {deadline_s:.0f} s")
+        _log.info("draining", deadline_s=deadline_s, tunnels=parts.gate.tunnel_count)
+        parts.gate.drain()
+        parts.endpoint.drain()
+        async with asyncio.TaskGroup() as group:
+            waits = (
+                group.create_task(parts.front_end.drain(grace_s=deadline_s)),
+                group.create_task(self._end_wanted.wait()),
+            )
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+        ended_count = parts.gate.end_all(EndReason.DRAINED)
+        _log.info("drained", tunnels_ended=ended_count)
+
+    # -- Operator -------------------------------------------------------------------------------
+
+    def alive(self) -> bool:
+        """The event loop turns (this is answered in it) and the listeners are open."""
+        return self._is_serving
+
+    def ready(self) -> bool:
+        """New tunnels are welcome; False while draining."""
+        return self._is_serving and not self._drain_wanted.is_set()
+
+    def status(self) -> Mapping[str, object]:
+        """Versions, listeners, uptime, counts; JSON-ready, without identities."""
+        parts = self._wired()
+        return {
+            "version": __version__,
+            "python": platform.python_version(),
+            "uptime_s": round(self._clock.monotonic_s() - self._started_s, 1),
+            "ready": self.ready(),
+            "draining": self._drain_wanted.is_set(),
+            "h3": str(parts.h3_address),
+            "admin": parts.admin.url,
+            "tunnels": parts.gate.tunnel_count,
+            "requests": parts.front_end.request_count,
+            "connections": parts.counters.quic.connections_open,
+            "policy": parts.gate.policy.digest,
+            "audit_records_lost": parts.audit.lost_count,
+            "restart_needed": list(self._restart_needed),
+        }
+
+    def tunnels(self) -> Sequence[TunnelSnapshot]:
+        """The live tunnels, oldest first."""
+        return self._wired().gate.snapshots()
+
+    def kick(self, lease_id: str) -> bool:
+        """End one tunnel; False if there is none of that id."""
+        return self._wired().gate.kick(lease_id)
+
+    def revoke(self, *, subject: str | None, token_id: str | None) -> int:
+        """Refuse a subject or a token id from now on; return how many tunnels that ended.
+
+        Raises:
+            ApiError: the tunnels have ended, but the revocation can't be kept.
+        """
+        try:
+            return self._wired().gate.revoke(subject=subject, token_id=token_id)
+        except RevocationError as error:
+            raise ApiError(
+                507,
+                "revocation_not_kept",
+                f"the tunnels were ended, but: {error}",
+                hint="free space, or raise gate.limits.revocations; then revoke again",
+            ) from error
+
+    async def reload(self) -> ReloadReport:
+        """Read config, policy, keys and certificates again; all or nothing."""
+        parts = self._wired()
+        async with self._reload_lock:
+            notify_reloading()
+            try:
+                report = await self._reload(parts)
+            except ConfigError as error:
+                problems = tuple(str(problem) for problem in error.problems)
+                report = ReloadReport(problems=problems, changed=())
+            finally:
+                notify("READY=1")
+        self._reloads["refused" if report.problems else "done",] += 1
+        if report.problems:
+            _log.error("reload refused, nothing was changed", problems=report.problems)
+        else:
+            _log.info("reloaded", changed=report.changed)
+        return report
+
+    async def _reload(self, parts: Parts) -> ReloadReport:
+        before = self._in_force
+        material_before = self._material
+        if before is None or material_before is None:
+            raise RuntimeError("reload before start")
+        config = await asyncio.to_thread(self._source.load)
+        prepared = await asyncio.to_thread(prepare, config, parts.gate)
+        # Everything is read and good; nothing below fails.
+        parts.gate.commit(prepared.gate)
+        parts.certificates.refuse_unknown_names = config.tls.refuse_unknown_names
+        parts.certificates.replace(
+            prepared.material.certificate, prepared.material.more_certificates
+        )
+        # The shared secrets stay: those made at start are known to this process only.
+        self._material = replace(prepared.material, secrets=material_before.secrets)
+        parts.endpoint.apply(
+            endpoint_settings(
+                config,
+                self._material,
+                parts.certificates,
+                applications=parts.applications,
+            )
+        )
+        parts.dataplane.resolver.clear_cache()
+        configure_logging(config.log.level, config.log.format)
+        after = in_force(config, self._material, parts.gate.policy.digest)
+        self._in_force, self._config = after, config
+        self._restart_needed = needs_restart(self._start_config, config)
+        if self._restart_needed:
+            _log.warning("changed, but read at start only", sections=self._restart_needed)
+        return ReloadReport(problems=(), changed=changes(before, after))
+
+    def drain(self, *, deadline_s: float | None) -> None:
+        """Begin the graceful end; returns at once. The first deadline counts."""
+        if not self._drain_wanted.is_set():
+            self._drain_deadline_s = deadline_s
+            self._drain_wanted.set()
+
+    def metrics(self) -> bytes:
+        """The Prometheus text exposition."""
+        if self._registry is None:
+            raise RuntimeError("metrics before start")
+        return exposition(self._registry)
+
+    # -- inside ---------------------------------------------------------------------------------
+
+    def on_signal(self) -> None:
+        """Drain at the first SIGTERM or SIGINT, end at once at the second."""
+        if self._drain_wanted.is_set():
+            _log.warning("a second signal: ending at once")
+            self._end_wanted.set()
+        self.drain(deadline_s=None)
+
+    def _wired(self) -> Parts:
+        if self._parts is None:
+            raise RuntimeError("the relay is not running")
+        return self._parts
+
+    def _collector(self, parts: Parts) -> RelayCollector:
+        gate = parts.gate
+        return RelayCollector(
+            counters={
+                "quic": parts.counters.quic,
+                "http": parts.counters.http,
+                "tunnel": parts.counters.tunnel,
+                "flow": parts.counters.flow,
+            },
+            tallies={
+                "decisions": gate.decisions.items,
+                "tunnels": lambda: gate.tunnels_open().items(),
+                "tunnel_ends": gate.tunnel_ends.items,
+                "audit_records_dropped": lambda: [((), parts.audit.lost_count)],
+                "reloads": self._reloads.items,
+                "ready": lambda: [((), int(self.ready()))],
+            },
+        )
+
+
+@contextmanager
+def _signals(relay: Relay, group: asyncio.TaskGroup) -> Generator[None]:
+    """SIGTERM and SIGINT drain, SIGHUP reloads; the default actions come back afterwards."""
+    loop = asyncio.get_running_loop()
+
+    def reload() -> None:
+        group.create_task(relay.reload(), name="reload")
+
+    loop.add_signal_handler(signal.SIGTERM, relay.on_signal)
+    loop.add_signal_handler(signal.SIGINT, relay.on_signal)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.remove_signal_handler(number)
