@@ -1,0 +1,278 @@
+"""Owns a real relay inside the test's own process and loop: QUIC, HTTP/3, gate and sockets.
+
+Nothing is faked but the audit trail, which is a list. The policy gives ``alice`` the Internet and
+the one loopback address ECHO_HOST, so that every other loopback or private address is refused as
+it is in production.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+from masque_relay.contract.address import Endpoint
+from masque_relay.contract.counters import (
+    FlowCounters,
+    HttpCounters,
+    QuicCounters,
+    TunnelCounters,
+)
+from masque_relay.control.auth.keys import SigningKey, generate_signing_key, write_signing_key
+from masque_relay.control.auth.tokens import issue_token
+from masque_relay.control.gate import RelayGate, build_gate
+from masque_relay.control.settings import (
+    BearerSettings,
+    GateLimits,
+    GateSettings,
+    IssuerSettings,
+)
+from masque_relay.dataplane.batch_io import socket_factory
+from masque_relay.dataplane.inproc import InprocDataplane
+from masque_relay.dataplane.limits import SocketLimits
+from masque_relay.http.connect_udp import ConnectUdpServices
+from masque_relay.http.denials import DEFAULT_PROXY_NAME
+from masque_relay.http.h3 import H3FrontEnd
+from masque_relay.http.limits import HttpLimits
+from masque_relay.http.routes import build_app
+from masque_relay.quic.application import Headers
+from masque_relay.quic.endpoint import QuicEndpoint
+from masque_relay.quic.limits import QuicLimits
+from masque_relay.quic.settings import ClientTls, EndpointSettings
+from masque_relay.quic.tls import CertificateIdentity, CertificateStore
+from masque_relay.server.clock import SystemClock
+from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
+from tests.support.h3_client import H3Client
+from tests.support.site_certificate import write_site_certificate
+
+ISSUER = "test-issuer"
+AUDIENCE = "test-relay"
+ECHO_HOST = "127.0.0.9"
+LOOPBACK = Endpoint(address=ip_address("127.0.0.1"), port=0)
+
+POLICY = f"""
+[[rule]]
+name = "echo"
+action = "allow"
+who = ["alice"]
+methods = ["connect-udp"]
+targets = ["{ECHO_HOST}/32:*"]
+
+[[rule]]
+name = "names"
+action = "allow"
+who = ["alice"]
+methods = ["connect-udp"]
+targets = ["*:*"]
+"""
+
+NAMES: Mapping[str, Sequence[str]] = {
+    "echo.test": [ECHO_HOST],
+    "metadata.test": ["169.254.169.254"],
+    "loopback.test": ["127.0.0.1"],
+    "mapped.test": ["10.0.0.1"],
+    "private.test": ["10.0.0.1"],
+    "unspecified.test": ["0.0.0.0"],
+    "mixed.test": ["127.0.0.1", ECHO_HOST],
+}
+
+
+@dataclass
+class ListAudit:
+    """An audit trail that a test can read."""
+
+    records: list[Mapping[str, object]] = field(default_factory=list)
+
+    def write(self, record: Mapping[str, object]) -> None:
+        self.records.append(record)
+
+    def ends(self) -> list[Mapping[str, object]]:
+        """The records of tunnels that ended."""
+        return [record for record in self.records if record["event"] == "tunnel_end"]
+
+
+@dataclass(kw_only=True)
+class InProcessRelay:
+    """A relay that listens on a loopback port."""
+
+    address: Endpoint
+    ca_pem: bytes
+    signing_key: SigningKey
+    gate: RelayGate
+    dataplane: InprocDataplane
+    front_end: H3FrontEnd
+    audit: ListAudit
+    http: HttpCounters
+    tunnels: TunnelCounters
+    quic: QuicCounters
+    client_endpoint: QuicEndpoint
+
+    def token(
+        self,
+        subject: str = "alice",
+        *,
+        audience: str = AUDIENCE,
+        lifetime_s: float = 600.0,
+        issued_before_s: float = 0.0,
+        key: SigningKey | None = None,
+    ) -> str:
+        """Return a token, good or bad."""
+        return issue_token(
+            key or self.signing_key,
+            subject=subject,
+            audience=audience,
+            issuer=ISSUER,
+            lifetime_s=lifetime_s,
+            now_s=time.time() - issued_before_s,
+        )
+
+    async def connect(self) -> H3Client:
+        """Open an HTTP/3 connection and wait for SETTINGS both ways."""
+        client = H3Client()
+        await self.client_endpoint.connect(
+            self.address,
+            server_name="localhost",
+            alpn="h3",
+            application=client.attach,
+            tls=ClientTls(ca_pem=self.ca_pem),
+        )
+        await client.until(lambda: client.settings is not None)
+        return client
+
+    def connect_udp(
+        self,
+        host: str,
+        port: int | str,
+        *,
+        token: str | None = None,
+        path: bytes | None = None,
+        extra: Headers | None = None,
+    ) -> Headers:
+        """Return a CONNECT-UDP head; ``token=""`` sends no credential."""
+        if path is None:
+            path = f"/.well-known/masque/udp/{host}/{port}/".encode()
+        head: Headers = [
+            (b":method", b"CONNECT"),
+            (b":protocol", b"connect-udp"),
+            (b":scheme", b"https"),
+            (b":authority", b"localhost"),
+            (b":path", path),
+            (b"capsule-protocol", b"?1"),
+        ]
+        token = self.token() if token is None else token
+        if token:
+            head.append((b"authorization", f"Bearer {token}".encode()))
+        return head + (extra or [])
+
+
+@asynccontextmanager
+async def running_relay(
+    directory: Path,
+    *,
+    policy: str = POLICY,
+    http_limits: HttpLimits | None = None,
+    quic_limits: QuicLimits | None = None,
+    gate_limits: GateLimits | None = None,
+    names: Mapping[str, Sequence[str]] = NAMES,
+    nameservers: Sequence[str] = (),
+    templates: Sequence[str] = (DEFAULT_TEMPLATE,),
+) -> AsyncGenerator[InProcessRelay]:
+    """Run a relay while the block runs."""
+    clock, audit = SystemClock(), ListAudit()
+    http, tunnels, quic, flows = HttpCounters(), TunnelCounters(), QuicCounters(), FlowCounters()
+    http_limits = http_limits or HttpLimits()
+    quic_limits = quic_limits or QuicLimits()
+    signing_key = generate_signing_key()
+    _, public_file = write_signing_key(signing_key, directory)
+    (directory / "policy.toml").write_text(policy)
+    site = write_site_certificate(directory)
+    identity = CertificateIdentity.from_pem(
+        site.certificate_file.read_bytes(), site.key_file.read_bytes()
+    )
+    async with AsyncExitStack() as stack:
+        gate = build_gate(
+            GateSettings(
+                policy_file=directory / "policy.toml",
+                bearer=BearerSettings(
+                    issuers=(IssuerSettings(issuer=ISSUER, key_files=(public_file,)),),
+                    audiences=(AUDIENCE,),
+                ),
+                limits=gate_limits or GateLimits(),
+            ),
+            clock=clock,
+            audit=audit,
+        )
+        stack.callback(gate.close)
+        dataplane = InprocDataplane(
+            counters=flows,
+            nameservers=nameservers,
+            pins={name: [ip_address(text) for text in texts] for name, texts in names.items()},
+        )
+        stack.push_async_callback(dataplane.close)
+        services = ConnectUdpServices(
+            gate=gate,
+            dataplane=dataplane,
+            counters=tunnels,
+            limits=http_limits,
+            proxy_name=DEFAULT_PROXY_NAME,
+        )
+        front_end = H3FrontEnd(
+            build_app(services, templates=templates),
+            limits=http_limits,
+            counters=http,
+            clock=clock,
+        )
+        sockets = socket_factory(SocketLimits(), flows)
+        server = QuicEndpoint(
+            EndpointSettings(
+                applications={"h3": front_end.application_factory},
+                certificates=CertificateStore(identity),
+                limits=quic_limits,
+            ),
+            socket_factory=sockets,
+            clock=clock,
+            counters=quic,
+        )
+        stack.push_async_callback(server.close)
+        await stack.enter_async_context(front_end)
+        client = QuicEndpoint(
+            EndpointSettings(limits=quic_limits),
+            socket_factory=sockets,
+            clock=clock,
+            counters=QuicCounters(),
+        )
+        stack.push_async_callback(client.close)
+        yield InProcessRelay(
+            address=server.listen(LOOPBACK),
+            ca_pem=site.ca_file.read_bytes(),
+            signing_key=signing_key,
+            gate=gate,
+            dataplane=dataplane,
+            front_end=front_end,
+            audit=audit,
+            http=http,
+            tunnels=tunnels,
+            quic=quic,
+            client_endpoint=client,
+        )
+
+
+@asynccontextmanager
+async def udp_echo(host: str = ECHO_HOST) -> AsyncGenerator[int]:
+    """Echo UDP on a loopback address while the block runs; yield the port."""
+
+    class Echo(asyncio.DatagramProtocol):
+        def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]  # narrower by nature
+            self._transport = transport
+
+        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+            self._transport.sendto(data, addr)
+
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(Echo, local_addr=(host, 0))
+    try:
+        yield transport.get_extra_info("sockname")[1]
+    finally:
+        transport.close()
