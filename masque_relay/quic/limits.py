@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+MIN_DATAGRAM_BYTES = 1_200  # RFC 9000 section 14.1
+MAX_UDP_PAYLOAD_BYTES = 65_527  # RFC 9000 section 18.2
+
 
 class RetryMode(StrEnum):
     """When a new peer must prove its address with a Retry (RFC 9000 section 8.1.2)."""
@@ -68,3 +71,16 @@ class QuicLimits:
     datagram_queue_count: int = 512
     """DATAGRAM frames that wait for the congestion window, per connection; the oldest is dropped.
     About 30 ms at 200 Mbit/s: more would be latency, not throughput."""
+
+    def __post_init__(self) -> None:
+        """Refuse packet sizes with which no connection could work.
+
+        Raises:
+            ValueError: names the field.
+        """
+        if not MIN_DATAGRAM_BYTES <= self.initial_datagram_bytes <= self.max_datagram_bytes:
+            msg = f"initial_datagram_bytes must be {MIN_DATAGRAM_BYTES}..max_datagram_bytes"
+            raise ValueError(msg)
+        if self.max_datagram_bytes > MAX_UDP_PAYLOAD_BYTES:
+            msg = f"max_datagram_bytes must be at most {MAX_UDP_PAYLOAD_BYTES}"
+            raise ValueError(msg)
