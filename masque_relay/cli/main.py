@@ -50,3 +50,7 @@ def main() -> None:
       ghostctl tunnel udp --relay https://127.0.0.1:4433 --ca state/ca.pem \\
           --token-file state/token 127.0.0.1:5353=127.0.0.1:53
     """
+
+
+if __name__ == "__main__":
+    main()

@@ -16,14 +16,15 @@ def write_ready_files(files: RelayFiles, *, h3: str, admin: str, admin_token_fil
     Raises:
         ConfigError: it can't be written.
     """
-    value = {
+    value: dict[str, str | int] = {
         "h3": h3,
         "admin": admin,
-        "ca_file": _text(files.ca_file),
-        "token_file": _text(files.token_file),
         "admin_token_file": admin_token_file,
         "pid": os.getpid(),
     }
+    for key, path in (("ca_file", files.ca_file), ("token_file", files.token_file)):
+        if path is not None:
+            value[key] = str(path.absolute())
     if files.admin_url_file is not None:
         _write(files.admin_url_file, admin.encode() + b"\n")
     if files.ready_file is not None:
@@ -36,10 +37,6 @@ def remove_ready_files(files: RelayFiles) -> None:
         if path is not None:
             with suppress(OSError):
                 path.unlink()
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path.absolute())
 
 
 def _write(path: Path, data: bytes) -> None:
