@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from aioquic.quic.recovery import QuicPacketPacer
 
 CONNECTION_METHODS: Final = (
-    "_get_or_create_stream",
     "_handle_ack_frame",
     "_handle_crypto_frame",
     "_handle_datagram_frame",
@@ -38,7 +37,6 @@ CONNECTION_METHODS: Final = (
 """Of QuicConnection: overridden or called."""
 
 CONNECTION_ATTRIBUTES: Final = (
-    "_ack_delay",
     "_close_event",
     "_close_pending",
     "_configuration",
@@ -113,19 +111,17 @@ BUILDER_ATTRIBUTES: Final = ("_packet",)
 
 H3_METHODS: Final = (
     "_abort_incomplete_request",
+    "_check_content_length",
     "_check_control_frame_type",
     "_check_request_or_push_frame_type",
     "_decode_headers",
-    "_encode_headers",
     "_get_local_settings",
-    "_get_or_create_stream",
     "_handle_control_frame",
     "_handle_request_or_push_frame",
     "_init_connection",
     "_receive_stream_data",
     "_receive_stream_data_uni",
     "_receive_stop_sending",
-    "_receive_stream_reset",
     "_validate_settings",
 )
 """Of H3Connection: overridden or called."""
@@ -134,11 +130,12 @@ H3_ATTRIBUTES: Final = (
     "_blocked_streams",
     "_decoder",
     "_is_client",
-    "_is_done",
     "_local_control_stream_id",
     "_max_push_id",
     "_max_table_capacity",
     "_peer_control_stream_id",
+    "_peer_decoder_stream_id",
+    "_peer_encoder_stream_id",
     "_quic_logger",
     "_received_settings",
     "_settings_received",

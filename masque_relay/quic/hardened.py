@@ -480,6 +480,12 @@ class HardenedQuicConnection(CreditedConnection):
 
     # -- time and output --------------------------------------------------------------------------
 
+    def _handle_ack_frame(
+        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
+    ) -> None:
+        self.acknowledgements_seen = True
+        super()._handle_ack_frame(context, frame_type, buf)
+
     def get_timer(self) -> float | None:
         """Return when handle_timer is due; None: never."""
         timer_at = super().get_timer()

@@ -36,9 +36,13 @@ Filter = Callable[[bytes], Sequence[bytes]]
 """What becomes of a packet on the way: nothing, itself, several."""
 
 
-@functools.cache
 def certificate_authority(name: str = "test CA") -> "Authority":
     """Return a CA; one for each name."""
+    return _authority(name)
+
+
+@functools.cache
+def _authority(name: str) -> "Authority":
     return Authority(name)
 
 
