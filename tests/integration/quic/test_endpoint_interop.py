@@ -9,7 +9,7 @@ import pytest
 from aioquic.asyncio import connect
 from aioquic.asyncio.protocol import QuicConnectionProtocol
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.packet import QuicProtocolVersion
+from aioquic.quic.packet import QuicErrorCode, QuicProtocolVersion
 
 from masque_relay.quic.limits import RetryMode
 from tests.integration.quic.conftest import StartServer
@@ -76,3 +76,20 @@ async def test_key_update_and_new_connection_ids_do_not_disturb(
         await echo(client, b"hello")
     assert server.counters.connections_opened == 1
     assert server.counters.packets_unroutable == 0
+
+
+async def test_client_that_ignores_the_stream_limit_loses_its_connection_only(
+    start_server: StartServer,
+) -> None:
+    server = start_server(max_bidirectional_streams=4)
+    async with stock_client(server) as neighbour, stock_client(server) as greedy:
+        greedy._quic._remote_max_streams_bidi = 1_000
+        for _ in range(5):
+            stream_id = greedy._quic.get_next_available_stream_id()
+            greedy._quic.send_stream_data(stream_id, b"x")
+        greedy.transmit()
+        await greedy.wait_closed()
+        event = greedy._quic._close_event
+        assert event is not None
+        assert event.error_code == QuicErrorCode.STREAM_LIMIT_ERROR
+        await echo(neighbour, b"still here")

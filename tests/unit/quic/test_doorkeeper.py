@@ -175,3 +175,41 @@ def test_noise_never_raises_and_is_never_answered_with_more(noise: bytes, padded
     assert not isinstance(met, bytes) or len(met) < len(data)
     short = Door().keeper.meet_short(b"\x40" + noise, now_s=0.0)
     assert short is None or len(short) < len(noise) + 1
+
+
+@given(
+    first_byte=st.integers(0xC0, 0xFF),
+    version=st.sampled_from([0, 1, 0x6B3343CF, 0x1A2A3A4A]),
+    destination_cid=st.binary(max_size=22),
+    source_cid=st.binary(max_size=22),
+    token=st.binary(max_size=100),
+    mode=st.sampled_from(RetryMode),
+    draining=st.booleans(),
+)
+def test_every_well_formed_beginning_is_judged_and_no_answer_is_longer(
+    first_byte: int,
+    version: int,
+    destination_cid: bytes,
+    source_cid: bytes,
+    token: bytes,
+    mode: RetryMode,
+    draining: bool,
+) -> None:
+    door = Door(retry_mode=mode)
+    door.admission.draining = draining
+    data = b"".join(
+        (
+            bytes((first_byte,)),
+            version.to_bytes(4, "big"),
+            bytes((len(destination_cid),)),
+            destination_cid,
+            bytes((len(source_cid),)),
+            source_cid,
+            (0x4000 | len(token)).to_bytes(2, "big"),
+            token,
+        )
+    ).ljust(1200, b"\x00")
+    for source in (SOURCE, ("2001:db8::7", 1), ("fe80::1%2", 65_535)):
+        met = door.meet(data, source)
+        assert not isinstance(met, bytes) or len(met) < len(data)
+        assert not (draining and isinstance(met, Newcomer))
