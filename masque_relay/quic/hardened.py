@@ -335,7 +335,12 @@ class HardenedQuicConnection(CreditedConnection):
 
     def queue_datagrams(self, prefix: bytes, payloads: Sequence[bytes]) -> int:
         """Queue ``prefix + payload`` each, as QuicTransport.send_datagrams says."""
-        room_bytes = self.max_datagram_payload_bytes - len(prefix)
+        most_bytes = self.max_datagram_payload_bytes
+        if not most_bytes:
+            # Not even an empty one: the peer would close the connection.
+            self._counters.quic_datagrams_oversize += len(payloads)
+            return 0
+        room_bytes = most_bytes - len(prefix)
         fitting = [prefix + payload for payload in payloads if len(payload) <= room_bytes]
         self._counters.quic_datagrams_oversize += len(payloads) - len(fitting)
         pending = self._datagrams_pending
@@ -480,9 +485,7 @@ class HardenedQuicConnection(CreditedConnection):
 
     # -- time and output --------------------------------------------------------------------------
 
-    def _handle_ack_frame(
-        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
-    ) -> None:
+    def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         self.acknowledgements_seen = True
         super()._handle_ack_frame(context, frame_type, buf)
 

@@ -1,0 +1,383 @@
+"""HardenedQuicConnection: datagrams, keys, connection IDs, resets, path MTU."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from aioquic.quic.packet import QuicErrorCode
+
+from masque_relay.quic import hardened
+from masque_relay.quic.adapter import (
+    AdapterOwner,
+    ClientSettings,
+    ServerSettings,
+    accept_connection,
+)
+from masque_relay.quic.limits import QuicLimits
+from masque_relay.quic.reset import ResetTokens
+from masque_relay.quic.tls import CertificateStore
+from tests.support.quic_pair import (
+    CLIENT,
+    SERVER,
+    Pair,
+    RecordingApplication,
+    certificate_authority,
+    make_pair,
+    server_identity,
+)
+
+APPLICATIONS = {"test": RecordingApplication}
+LIMITS = QuicLimits()
+
+
+def app_of(pair: Pair) -> RecordingApplication:
+    app = pair.server_app
+    assert isinstance(app, RecordingApplication)
+    return app
+
+
+def server_settings(
+    limits: QuicLimits = LIMITS, reset_tokens: ResetTokens | None = None
+) -> ServerSettings:
+    counter = itertools.count(1)
+    return ServerSettings(
+        applications=APPLICATIONS,
+        certificates=CertificateStore(server_identity()),
+        limits=limits,
+        new_connection_id=lambda: b"\x07" + next(counter).to_bytes(7, "big"),
+        reset_token_for=reset_tokens.token_for if reset_tokens is not None else None,
+    )
+
+
+def client_settings(limits: QuicLimits = LIMITS) -> ClientSettings:
+    return ClientSettings(
+        applications=APPLICATIONS,
+        server_name="relay.test",
+        ca_pem=certificate_authority().pem,
+        limits=limits,
+    )
+
+
+def pair_with(server: QuicLimits = LIMITS, client: QuicLimits = LIMITS) -> Pair:
+    return make_pair(
+        server_settings=server_settings(server), client_settings=client_settings(client)
+    )
+
+
+class TestDatagramSize:
+    def test_the_largest_is_exactly_what_one_packet_takes(self) -> None:
+        pair = make_pair()
+        size = pair.server.max_datagram_payload_bytes
+        assert size == 1_472 - 30
+        assert pair.server.send_datagrams(b"", [bytes(size)]) == 1
+        sizes: list[int] = []
+        pair.to_client = lambda packet: sizes.append(len(packet)) or [packet]
+        pair.settle()
+        client = pair.client_app
+        assert isinstance(client, RecordingApplication)
+        assert client.datagrams == [bytes(size)]
+        assert max(sizes) == 1_472
+
+    def test_one_byte_more_is_refused_and_counted(self) -> None:
+        pair = make_pair()
+        size = pair.server.max_datagram_payload_bytes
+        assert pair.server.send_datagrams(b"ab", [bytes(size - 1), bytes(size - 2)]) == 1
+        assert pair.server_counters.quic_datagrams_oversize == 1
+
+    def test_the_peers_limit_counts_when_it_is_the_smaller(self) -> None:
+        pair = pair_with(client=replace(LIMITS, max_datagram_frame_bytes=100))
+        assert pair.server.max_datagram_payload_bytes == 97
+        pair.server.send_datagrams(b"", [bytes(97), bytes(98)])
+        pair.settle()
+        client = pair.client_app
+        assert isinstance(client, RecordingApplication)
+        assert client.datagrams == [bytes(97)]
+        assert pair.client.termination is None
+
+    def test_a_peer_that_takes_none_gets_none(self) -> None:
+        pair = make_pair()
+        pair.server._connection._remote_max_datagram_frame_size = None
+        assert pair.server.max_datagram_payload_bytes == 0
+        assert pair.server.send_datagrams(b"", [b"", b"x"]) == 0
+        assert pair.server_counters.quic_datagrams_oversize == 2
+
+    def test_a_datagram_that_outgrew_the_path_while_it_waited_is_dropped(self) -> None:
+        pair = make_pair()
+        large, small = bytes(1_400), b"small"
+        pair.server.send_datagrams(b"", [large, small])
+        pair.server._connection._path_mtu.black_hole_found(pair.now)
+        pair.settle()
+        client = pair.client_app
+        assert isinstance(client, RecordingApplication)
+        assert client.datagrams == [small]
+        assert pair.server_counters.quic_datagrams_oversize == 1
+
+    def test_a_longer_connection_id_of_the_peer_leaves_less_room(self) -> None:
+        pair = make_pair()
+        before = pair.server.max_datagram_payload_bytes
+        pair.server.send_datagrams(b"", [bytes(before), b"small"])
+        peer_cid = pair.server._connection._peer_cid
+        peer_cid.cid += bytes(12)
+        assert pair.server.max_datagram_payload_bytes == before - 12
+        peer_cid.cid = peer_cid.cid[:8]
+        pair.settle()
+        client = pair.client_app
+        assert isinstance(client, RecordingApplication)
+        assert len(client.datagrams) == 2
+
+
+class TestDatagramQueue:
+    def test_the_oldest_are_dropped_beyond_the_bound(self) -> None:
+        pair = pair_with(server=replace(LIMITS, datagram_queue_count=3))
+        payloads = [bytes([n]) for n in range(5)]
+        assert pair.server.send_datagrams(b"", payloads) == 5
+        assert pair.server_counters.quic_datagrams_overflow == 2
+        pair.settle()
+        client = pair.client_app
+        assert isinstance(client, RecordingApplication)
+        assert client.datagrams == payloads[2:]
+        assert pair.server_counters.quic_datagrams_sent == 3
+
+    def test_a_full_queue_does_not_starve_streams(self) -> None:
+        pair = make_pair()
+        pair.client.send_stream_data(0, b"hello", end_stream=False)
+        pair.settle()
+        pair.server.send_datagrams(b"", [bytes(1_200)] * 500)
+        app_of(pair).transport.send_stream_data(0, b"answer", end_stream=True)
+        client = pair.client_app
+        assert isinstance(client, RecordingApplication)
+        pair.turn()
+        assert bytes(client.streams[0]) == b"answer"
+        assert len(client.datagrams) < 500
+
+    def test_a_stream_that_flow_control_holds_does_not_hold_the_datagrams(self) -> None:
+        pair = make_pair()
+        pair.server._connection._remote_max_data = 0
+        pair.server.send_stream_data(1, bytes(10_000), end_stream=False)
+        pair.server.send_datagrams(b"", [bytes(1_200)] * 200)
+        pair.settle()
+        client = pair.client_app
+        assert isinstance(client, RecordingApplication)
+        assert len(client.datagrams) == 200
+
+
+class TestKeys:
+    """RFC 9001 section 6."""
+
+    def test_keys_are_updated_before_the_limit_and_nothing_is_lost(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pair = make_pair()
+        monkeypatch.setattr(hardened, "KEY_UPDATE_PACKETS", 20)
+        secrets: set[bytes] = set()
+        sent = 0
+        for _ in range(60):
+            sent += pair.server.send_datagrams(b"", [bytes(1_000)] * 2)
+            pair.settle(max_turns=6)
+            secret = pair.server._connection._cryptos[hardened.tls.Epoch.ONE_RTT].send.secret
+            assert secret is not None
+            secrets.add(secret)
+        client = pair.client_app
+        assert isinstance(client, RecordingApplication)
+        assert len(client.datagrams) == sent
+        assert len(secrets) >= 4
+
+    def test_a_second_update_waits_for_an_acknowledgement_of_the_first(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pair = make_pair()
+        monkeypatch.setattr(hardened, "KEY_UPDATE_PACKETS", 5)
+        pair.settle()
+        pair.to_client = lambda _: []
+        secrets: set[bytes] = set()
+        for _ in range(40):
+            pair.server.send_datagrams(b"", [bytes(100)] * 20)
+            pair.turn()
+            secret = pair.server._connection._cryptos[hardened.tls.Epoch.ONE_RTT].send.secret
+            assert secret is not None
+            secrets.add(secret)
+        assert len(secrets) <= 2
+
+    def test_the_peers_ack_delay_exponent_is_used(self) -> None:
+        pair = make_pair(handshake=False)
+        pair.server._connection._local_ack_delay_exponent = 8
+        pair.settle()
+        assert pair.client._connection._remote_ack_delay_exponent == 8
+
+
+class TestConnectionIds:
+    """RFC 9000 section 5.1."""
+
+    def test_all_come_from_the_generator_and_are_announced(self) -> None:
+        pair = pair_with()
+        ids = pair.server.connection_ids
+        assert len(ids) == hardened.MAX_HOST_CONNECTION_IDS
+        assert all(cid[0] == 7 and len(cid) == 8 for cid in ids)
+        assert set(pair.server_owner.issued) == set(ids[1:])
+
+    def test_their_reset_tokens_are_what_the_key_makes_of_them(self) -> None:
+        tokens = ResetTokens(bytes(32))
+        pair = make_pair(
+            server_settings=server_settings(reset_tokens=tokens),
+            client_settings=client_settings(),
+        )
+        known = [
+            pair.client._connection._peer_cid,
+            *pair.client._connection._peer_cid_available,
+        ]
+        assert len(known) == hardened.MAX_HOST_CONNECTION_IDS
+        for connection_id in known:
+            assert connection_id.stateless_reset_token == tokens.token_for(connection_id.cid)
+
+    def test_a_change_of_connection_id_retires_the_old_one_and_brings_another(self) -> None:
+        pair = pair_with()
+        first = pair.client._connection._peer_cid.cid
+        pair.client._connection.change_connection_id()
+        pair.client.send_ping()
+        pair.settle()
+        assert pair.server_owner.retired == [first]
+        assert first not in pair.server.connection_ids
+        assert len(pair.server.connection_ids) == hardened.MAX_HOST_CONNECTION_IDS
+
+
+class TestStatelessReset:
+    """RFC 9000 section 10.3.1."""
+
+    def test_a_reset_ends_the_connection_at_once(self) -> None:
+        tokens = ResetTokens(bytes(32))
+        pair = make_pair(
+            server_settings=server_settings(reset_tokens=tokens),
+            client_settings=client_settings(),
+        )
+        cid = pair.client._connection._peer_cid.cid
+        reset = tokens.reset_for(bytes(100), cid)
+        assert reset is not None
+        client = pair.client_app
+        assert isinstance(client, RecordingApplication)
+        pair.client.receive_packets([reset], SERVER, pair.now)
+        assert pair.client.is_terminated
+        assert client.lost == (QuicErrorCode.NO_ERROR, "stateless reset")
+        assert pair.client.packets_to_send(pair.now) == []
+
+    def test_random_bytes_are_no_reset(self) -> None:
+        pair = pair_with()
+        pair.client.receive_packets([b"\x41" + bytes(50), b"", b"\x40"], SERVER, pair.now)
+        assert not pair.client.is_terminated
+
+
+class TestPathMtu:
+    def test_both_ends_climb_to_the_ceiling(self) -> None:
+        pair = make_pair()
+        assert pair.client.path_mtu_bytes == pair.server.path_mtu_bytes == 1_472
+        assert pair.server_counters.path_mtu_raised == 4
+
+    def test_a_path_of_1400_is_found_out_without_a_congestion_reaction(self) -> None:
+        pair = make_pair(handshake=False)
+        narrow = path_of(1_400)
+        pair.to_server = pair.to_client = narrow
+        pair.settle()
+        window = pair.server._connection._loss.congestion_window
+        pair.wait(5.0)
+        assert pair.server.path_mtu_bytes == 1_400
+        assert pair.server._connection._loss.congestion_window >= window
+        assert pair.server._connection._loss.bytes_in_flight == 0
+
+    def test_a_path_that_takes_less_than_the_initial_size_still_connects(self) -> None:
+        pair = make_pair(handshake=False)
+        pair.to_server = pair.to_client = path_of(1_200)
+        pair.wait(8.0, steps=400)
+        assert pair.client.is_handshake_complete
+        assert pair.server.is_handshake_complete
+        assert pair.client.path_mtu_bytes == 1_200
+
+    def test_a_black_hole_is_noticed_and_traffic_goes_on(self) -> None:
+        pair = make_pair()
+        assert pair.server.path_mtu_bytes == 1_472
+        pair.to_client = path_of(1_300)
+        client = pair.client_app
+        assert isinstance(client, RecordingApplication)
+        pair.client.send_stream_data(0, b"?", end_stream=True)
+        pair.settle()
+        pair.server.send_stream_data(0, bytes(40_000), end_stream=True)
+        for _ in range(40):
+            pair.wait(0.5, steps=50)
+            if len(client.streams.get(0, b"")) == 40_000:
+                break
+        assert len(client.streams[0]) == 40_000
+        assert pair.server.path_mtu_bytes <= 1_300
+
+    def test_loss_by_congestion_is_no_black_hole(self) -> None:
+        pair = make_pair()
+        count = 0
+
+        def lossy(packet: bytes) -> list[bytes]:
+            nonlocal count
+            count += 1
+            return [] if count % 3 == 0 else [packet]
+
+        pair.to_client = lossy
+        for _ in range(50):
+            pair.server.send_datagrams(b"", [bytes(1_400)] * 10)
+            pair.wait(0.1, steps=10)
+        assert pair.server.path_mtu_bytes == 1_472
+
+    def test_the_peers_limit_is_kept(self) -> None:
+        pair = make_pair(handshake=False)
+        original = pair.server._connection._serialize_transport_parameters
+
+        def with_limit() -> bytes:
+            return original() + b"\x03\x02\x45\x14"  # max_udp_payload_size = 1300
+
+        pair.server._connection._serialize_transport_parameters = with_limit  # type: ignore[method-assign]
+        pair.settle()
+        pair.wait(3.0)
+        assert pair.server.path_mtu_bytes == 1_472
+        assert pair.client.path_mtu_bytes == 1_300
+
+    def test_ipv6_leaves_room_for_its_header(self) -> None:
+        pair = make_pair(client_address=("2001:db8::1", 4000))
+        pair.settle()
+        assert pair.server.path_mtu_bytes == 1_452
+
+    def test_another_address_of_the_peer_starts_the_search_again(self) -> None:
+        pair = make_pair()
+        sizes: list[int] = []
+        pair.client_address = ("192.0.2.77", 999)
+        pair.to_client = lambda packet: sizes.append(len(packet)) or [packet]
+        pair.client.send_ping()
+        pair.turn()
+        assert pair.server_owner.moved == 1
+        assert pair.server_counters.migrations == 1
+        assert pair.server.path_mtu_bytes == 1_280
+        pair.settle()
+        assert pair.server.path_mtu_bytes == 1_472
+
+    def test_another_port_is_the_same_path(self) -> None:
+        pair = make_pair()
+        pair.client_address = (CLIENT[0], 999)
+        pair.client.send_ping()
+        pair.turn()
+        assert pair.server_owner.moved == 1
+        assert pair.server.path_mtu_bytes == 1_472
+
+
+def path_of(size_bytes: int):  # noqa: ANN201 - a filter
+    """A path that drops what is larger, silently."""
+    return lambda packet: [packet] if len(packet) <= size_bytes else []
+
+
+class TestAddressValidation:
+    """RFC 9000 section 8.1."""
+
+    def test_a_retried_address_is_validated_from_the_start(self) -> None:
+        pair = make_pair(handshake=False)
+        assert pair.server._connection._network_paths == []
+        adapter = accept_connection(
+            server_settings(),
+            owner=AdapterOwner(),
+            counters=pair.server_counters,
+            source=CLIENT,
+            original_destination_cid=bytes(8),
+            retry_source_cid=bytes(8),
+        )
+        assert adapter._connection._network_paths[0].is_validated
