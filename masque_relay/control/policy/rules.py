@@ -292,9 +292,11 @@ def format_instant(at_s: float) -> str:
 
 
 def _split_host(text: str) -> tuple[str, str]:
-    host, _, ports = text.rpartition(":")
-    if ":" in host or (not host and ":" in text):
+    host, colon, ports = text.rpartition(":")
+    if ":" in host:
         raise PatternError("an IPv6 address needs brackets", "write [2001:db8::/32]:443")
+    if colon and not host:
+        raise PatternError("no host", f"write *{text} for every host")
     return (host, ports) if host else (ports, "")
 
 
