@@ -68,7 +68,7 @@ def curl_page(ground: Ground) -> None:
 
 
 def curl_refused(ground: Ground) -> None:
-    """Libcurl without a credential is refused with 407."""
+    """Libcurl without a credential is refused with 401."""
     needs_curl()
     relay, site = ground.relay, ground.site
     fetched = fetch(
@@ -76,7 +76,7 @@ def curl_refused(ground: Ground) -> None:
         ca_file=site.certificate.ca_file,
         arguments=through(relay.address, relay.ca_file),
     )
-    assert "CONNECT-UDP Response Status 407" in fetched.trace, fetched.trace[-500:]
+    assert "CONNECT-UDP Response Status 401" in fetched.trace, fetched.trace[-500:]
 
 
 def envoy_dns(ground: Ground) -> None:

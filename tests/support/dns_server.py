@@ -36,3 +36,4 @@ def run_dns_server(addresses: Mapping[str, str], *, host: str = "127.0.0.1") -> 
     finally:
         server.stop()
         server.thread.join(timeout=10)
+        server.server.server_close()

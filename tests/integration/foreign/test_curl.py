@@ -72,18 +72,23 @@ def test_several_curls_at_once_do_not_disturb_each_other(
 
 
 @pytest.mark.parametrize(
-    "headers",
-    [(), ("Proxy-Authorization: Bearer not.a.token",), ("Proxy-Authorization: Basic !!!",)],
-    ids=["no credential", "a bad token", "a broken header"],
+    ("headers", "status", "challenge"),
+    [
+        ((), 401, "www-authenticate: Bearer"),
+        (("Authorization: Bearer not.a.token",), 401, "www-authenticate: Bearer"),
+        (("Proxy-Authorization: Bearer not.a.token",), 407, "proxy-authenticate: Bearer"),
+        (("Proxy-Authorization: Basic !!!",), 407, "proxy-authenticate: Bearer"),
+    ],
+    ids=["no credential", "a bad token", "a bad proxy token", "a broken header"],
 )
 def test_curl_without_a_good_credential_is_refused_and_told_so(
-    relay: RunningRelay, site: HttpSite, headers: tuple[str, ...]
+    relay: RunningRelay, site: HttpSite, headers: tuple[str, ...], status: int, challenge: str
 ) -> None:
     fetched = get(relay, site, *headers)
     assert fetched.body == ""
     assert fetched.error is not None
-    assert "CONNECT-UDP Response Status 407" in fetched.trace
-    assert "proxy-authenticate: " in fetched.trace.lower()
+    assert f"CONNECT-UDP Response Status {status}" in fetched.trace, fetched.trace
+    assert challenge in fetched.trace
     assert get(relay, site, bearer(relay)).body == GREETING
 
 
