@@ -17,6 +17,7 @@ _CADDYFILE = """
 {{
   admin off
   auto_https off
+  grace_period 200ms
   storage file_system {storage}
   servers {{
     protocols h1 h2 h3
@@ -57,10 +58,11 @@ def run_caddy(directory: Path, certificate: SiteCertificate) -> Generator[HttpSi
     root = directory / "root"
     root.mkdir(parents=True)
     with ExitStack() as stack:
+        port = 0
         for attempts_left in (2, 1, 0):
             port = _free_port()
             configuration = _write_configuration(directory, certificate, port)
-            command = [program, "run", "--config", configuration, "--adapter", "caddyfile"]
+            command = [program, "run", "--config", str(configuration), "--adapter", "caddyfile"]
             process = run_process(
                 command,
                 log=directory / "caddy.log",

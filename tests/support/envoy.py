@@ -209,8 +209,15 @@ def run_envoy(configuration: dict[str, Any], directory: Path) -> Generator[tuple
         address = statuses[0]["local_address"]["socket_address"]
         return address["address"], address["port_value"]
 
-    command = [program, "-c", configuration_file, "--concurrency", "1", "--use-dynamic-base-id"]
-    command += ["--admin-address-path", admin_file, "--log-level", "warning"]
+    command = [
+        program,
+        "-c",
+        str(configuration_file),
+        "--concurrency",
+        "1",
+        "--use-dynamic-base-id",
+    ]
+    command += ["--admin-address-path", str(admin_file), "--log-level", "warning"]
     with run_process(command, log=directory / "envoy.log", ready=listening) as address:
         yield address
 

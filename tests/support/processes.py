@@ -21,6 +21,10 @@ class DidNotStartError(Exception):
     """A child process died or was not ready in time; the message holds the end of its log."""
 
 
+class DidNotStopError(Exception):
+    """A child process did not end as it should on SIGTERM; the message holds the end of its log."""
+
+
 def executable(name: str) -> str:
     """Return a program's path, next to this Python first; skip the test if there is none."""
     beside = Path(sys.executable).parent / name
@@ -46,20 +50,22 @@ def wait_until(check: Callable[[], Ready | None], *, deadline_s: float, what: st
 
 @contextmanager
 def run_process(
-    command: Sequence[str | Path],
+    command: Sequence[str],
     *,
     log: Path,
     ready: Callable[[], Ready | None],
     environment: dict[str, str] | None = None,
+    exit_code: int | None = None,
 ) -> Generator[Ready]:
     """Run a program while the block runs; yield what ``ready`` returned.
 
     Raises:
         DidNotStartError: it ended, or was not ready in time.
+        DidNotStopError: an ``exit_code`` is asked for, and SIGTERM did not lead to it in time.
     """
     with log.open("wb") as sink:
         process = subprocess.Popen(
-            [str(part) for part in command],
+            command,
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=subprocess.STDOUT,
@@ -84,6 +90,9 @@ def run_process(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    if exit_code is not None and process.returncode != exit_code:
+        message = f"{command[0]} left with {process.returncode}, not {exit_code}:\n{_tail(log)}"
+        raise DidNotStopError(message)
 
 
 def _tail(log: Path) -> str:

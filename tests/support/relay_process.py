@@ -85,7 +85,10 @@ def _run(
     command = [*prefix, sys.executable, "-m", "masque_relay.cli.main", "relay", "run", *arguments]
     command += ["--listen", listen, "--admin", "127.0.0.1:0", "--ready-file", str(ready_file)]
     with run_process(
-        command, log=directory / "relay.log", ready=lambda: ready_file.exists() or None
+        command,
+        log=directory / "relay.log",
+        ready=lambda: ready_file.exists() or None,
+        exit_code=0,  # SIGTERM drains
     ):
         told: dict[str, str] = json.loads(ready_file.read_text(encoding="utf-8"))
         yield told
