@@ -10,6 +10,9 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
+PIPE_COLUMNS = 1_000
+"""Wider than any table of ours; a table is only as wide as its cells."""
+
 Command = TypeVar("Command", bound=Callable[..., object])
 
 
@@ -47,7 +50,8 @@ def print_table(
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell).replace("[", r"\[") for cell in row))
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    # In a pipe nobody sees columns fold: each row stays on its line, for grep.
+    Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)
 
 
 def fail(
