@@ -88,6 +88,10 @@ class QuicTransport(Protocol):
         """STOP_SENDING; ignored where the peer's side is already over."""
         ...
 
+    def send_ping(self) -> None:
+        """Queue a PING (RFC 9000 section 19.2), as a keep-alive."""
+        ...
+
     def close(self, error_code: int, reason: str) -> None:
         """Close the connection with an application error code."""
         ...
