@@ -3,10 +3,9 @@
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
-from masque_relay.contract.counters import HttpCounters
 from masque_relay.contract.verdict import EndReason
-from masque_relay.http.codes import H3Error, error_for_end
-from masque_relay.quic.application import H3Transport
+from masque_relay.http.codes import error_for_end
+from masque_relay.http.services import StreamServices
 from masque_relay.wire.capsule import CapsuleType, encode_capsule
 
 MAX_CAPSULE_PAYLOAD_BYTES = 65_535
@@ -39,6 +38,7 @@ class H3Carrier:
         "_form",
         "_on_over",
         "_over",
+        "_stop_when_sent",
         "_stream_id",
         "_transport",
         "dropped_datagrams",
@@ -48,17 +48,16 @@ class H3Carrier:
 
     def __init__(
         self,
-        transport: H3Transport,
+        services: StreamServices,
         stream_id: int,
         *,
-        backlog_bytes: int,
-        counters: HttpCounters,
         on_over: Callable[[EndReason | None], None],
     ) -> None:
-        self._transport = transport
+        self._transport = services.transport
+        self._stop_when_sent = services.stop_when_sent
         self._stream_id = stream_id
-        self._backlog_bytes = backlog_bytes
-        self._counters = counters
+        self._backlog_bytes = services.limits.capsule_backlog_bytes
+        self._counters = services.counters
         self._on_over = on_over
         self._over = False
         self._form = _Form.UNDECIDED
@@ -127,7 +126,7 @@ class H3Carrier:
             return
         self._over = True
         self._transport.send_data(self._stream_id, b"", end_stream=True)
-        self._transport.stop_receiving(self._stream_id, H3Error.NO_ERROR)
+        self._stop_when_sent(self._stream_id)
         self._on_over(None)
 
     def stream_over(self) -> None:

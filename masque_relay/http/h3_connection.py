@@ -71,6 +71,9 @@ class H3Connection:
         self._skipped_ids: set[int] = set()
         """Below it, but not begun yet: QUIC delivers streams in any order. Bounded by the
         transport's stream limit."""
+        self._to_stop: set[int] = set()
+        """Streams that we finished and the peer did not; stopped once our bytes have arrived.
+        Bounded like the above."""
         self._early = EarlyDatagrams(limits, clock)
         self._request_rate = EventRate(
             rate_per_s=limits.request_rate_per_s,
@@ -89,6 +92,7 @@ class H3Connection:
             limits=self._limits,
             counters=self._counters,
             clock=self._clock,
+            stop_when_sent=self._to_stop.add,
         )
 
     @property
@@ -119,8 +123,11 @@ class H3Connection:
         stream = self._streams.get(stream_id)
         if stream is not None:
             stream.data_received(data, end_stream=end_stream)
-        elif data:
+            return
+        if data:
             self.transport.consume(stream_id, len(data))
+        if end_stream:
+            self._to_stop.discard(stream_id)
 
     def malformed_received(self, stream_id: int, detail: str) -> None:
         """The transport has reset a malformed stream."""
@@ -147,6 +154,7 @@ class H3Connection:
         self._counters.streams_reset += 1
         self._begin(stream_id)
         self._early.take(stream_id)
+        self._to_stop.discard(stream_id)
         if not self._reset_rate.allow():
             _log.warning("too many cancelled requests", connection_id=self._connection_id)
             self.transport.close(H3Error.EXCESSIVE_LOAD, "too many cancelled requests")
@@ -163,6 +171,12 @@ class H3Connection:
         """Wake every sender that waits."""
         for stream in self._streams.values():
             stream.writable()
+        if self._to_stop:
+            transport = self.transport
+            sent = [id_ for id_ in self._to_stop if not transport.unsent_bytes(id_)]
+            self._to_stop.difference_update(sent)
+            for stream_id in sent:
+                transport.stop_receiving(stream_id, H3Error.NO_ERROR)
 
     def connection_lost(self, error_code: int, reason: str) -> None:
         """End every request."""

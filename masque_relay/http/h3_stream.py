@@ -67,10 +67,8 @@ class H3Stream:
             is_tunnel=self._is_tunnel,
         )
         self.carrier = H3Carrier(
-            services.transport,
+            services,
             stream_id,
-            backlog_bytes=services.limits.capsule_backlog_bytes,
-            counters=services.counters,
             on_over=self._carrier_over,
         )
         self._readable = asyncio.Event()
@@ -290,7 +288,7 @@ class H3Stream:
     def _close_receiving(self) -> None:
         """RFC 9114 section 4.1: a complete response may leave the rest of the request unread."""
         if not self._inbox.has_ended and not self._inbox.is_disconnected:
-            self._transport.stop_receiving(self.stream_id, H3Error.NO_ERROR)
+            self._services.stop_when_sent(self.stream_id)
         self._inbox.discard()
 
     # Tunnels.

@@ -1,5 +1,6 @@
 """Owns StreamServices: what every stream of one HTTP connection shares."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from masque_relay.contract.counters import HttpCounters
@@ -16,3 +17,6 @@ class StreamServices:
     limits: HttpLimits
     counters: HttpCounters
     clock: Clock
+    stop_when_sent: Callable[[int], None]
+    """STOP_SENDING without an error for a stream, once what we sent on it has arrived. Not before:
+    it could overtake the response, and clients exist that take it for a refusal."""

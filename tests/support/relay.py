@@ -6,8 +6,9 @@ it is in production.
 """
 
 import asyncio
+import socket
 import time
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -44,12 +45,13 @@ from masque_relay.quic.settings import ClientTls, EndpointSettings
 from masque_relay.quic.tls import CertificateIdentity, CertificateStore
 from masque_relay.server.clock import SystemClock
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
-from tests.support.h3_client import H3Client
+from tests.support.h3_client import WAIT_S, H3Client
 from tests.support.site_certificate import write_site_certificate
 
 ISSUER = "test-issuer"
 AUDIENCE = "test-relay"
 ECHO_HOST = "127.0.0.9"
+TICK_S = 0.05
 LOOPBACK = Endpoint(address=ip_address("127.0.0.1"), port=0)
 
 POLICY = f"""
@@ -84,9 +86,18 @@ class ListAudit:
     """An audit trail that a test can read."""
 
     records: list[Mapping[str, object]] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def write(self, record: Mapping[str, object]) -> None:
         self.records.append(record)
+        self.changed.set()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until the condition holds; looked at with every record."""
+        async with asyncio.timeout(WAIT_S):
+            while not condition():
+                self.changed.clear()
+                await self.changed.wait()
 
     def ends(self) -> list[Mapping[str, object]]:
         """The records of tunnels that ended."""
@@ -205,6 +216,9 @@ async def running_relay(
             audit=audit,
         )
         stack.callback(gate.close)
+        timers: list[asyncio.TimerHandle] = []
+        stack.callback(lambda: [timer.cancel() for timer in timers])
+        _tick(gate, timers)
         dataplane = InprocDataplane(
             counters=flows,
             nameservers=nameservers,
@@ -262,17 +276,29 @@ async def running_relay(
 @asynccontextmanager
 async def udp_echo(host: str = ECHO_HOST) -> AsyncGenerator[int]:
     """Echo UDP on a loopback address while the block runs; yield the port."""
-
-    class Echo(asyncio.DatagramProtocol):
-        def connection_made(self, transport: asyncio.DatagramTransport) -> None:  # type: ignore[override]  # narrower by nature
-            self._transport = transport
-
-        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-            self._transport.sendto(data, addr)
-
+    # Not an asyncio endpoint: that one swallows empty datagrams.
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(Echo, local_addr=(host, 0))
-    try:
-        yield transport.get_extra_info("sockname")[1]
-    finally:
-        transport.close()
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as target:
+        target.setblocking(False)
+        target.bind((host, 0))
+
+        def answer() -> None:
+            try:
+                while True:
+                    data, source = target.recvfrom(65_536)
+                    target.sendto(data, source)
+            except BlockingIOError:
+                pass
+
+        loop.add_reader(target.fileno(), answer)
+        try:
+            yield target.getsockname()[1]
+        finally:
+            loop.remove_reader(target.fileno())
+
+
+def _tick(gate: RelayGate, timers: list[asyncio.TimerHandle]) -> None:
+    """Let the gate look at its deadlines, again and again, as the server does every second."""
+    gate.tick()
+    timers[:] = [asyncio.get_running_loop().call_later(TICK_S, _tick, gate, timers)]

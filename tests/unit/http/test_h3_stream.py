@@ -81,6 +81,11 @@ class TestRequestBody:
             await call.body(b"too large")
             call.finish()
             await settle()
+            rig.transport.unsent[0] = 9
+            rig.peer.streams_writable()
+            assert not rig.transport.stopped, "it could overtake the response"
+            rig.transport.unsent[0] = 0
+            rig.peer.streams_writable()
 
             assert rig.transport.stopped == {0: 0x100}
             assert rig.transport.consumed[0] == 1_000
@@ -486,6 +491,7 @@ class TestTunnelWithoutSplice:
             call = await tunnel(rig, app)
             call.finish()
             await settle()
+            rig.peer.streams_writable()
 
             assert 0 in rig.transport.finished
             assert rig.transport.stopped == {0: 0x100}
