@@ -373,6 +373,9 @@ class QuicEndpoint(AdapterOwner):
             self._counters.packets_unroutable += 1
             self._end(connection, "nothing readable in the first packet")
             return
+        if connection.waiter is not None and adapter.termination is not None:
+            # Refused: whoever waits need not wait for the closing period too.
+            self._fail_waiter(connection)
         handshake_due_s = connection.handshake_due_s
         if handshake_due_s is not None and (due_s is None or handshake_due_s < due_s):
             due_s = handshake_due_s
@@ -435,12 +438,15 @@ class QuicEndpoint(AdapterOwner):
             self._admission.closed(connection.key, half_open=connection.handshake_due_s is not None)
         else:
             self._close_port(connection.port)
+        self._fail_waiter(connection)
+        if not self._connections and self._emptied is not None:
+            self._emptied.set()
+
+    def _fail_waiter(self, connection: Connection) -> None:
         waiter = connection.waiter
         if waiter is not None and not waiter.done():
             error_code, reason = connection.adapter.termination or (None, "the connection is over")
             waiter.set_exception(ConnectFailed(error_code, reason))
-        if not self._connections and self._emptied is not None:
-            self._emptied.set()
 
     def _shut(self) -> None:
         for connection in list(self._connections.values()):

@@ -2,8 +2,10 @@
 
 import asyncio
 import dataclasses
+import gc
 import json
 import stat
+import weakref
 from pathlib import Path
 
 import pytest
@@ -67,7 +69,7 @@ class TestHandshake:
             await client.connect(server.address)
         assert caught.value.error_code is not None
         assert 0x100 <= caught.value.error_code < 0x200
-        assert client.endpoint.snapshot()["connections_open"] == 0
+        await eventually(lambda: client.endpoint.snapshot()["connections_open"] == 0)
 
     async def test_unknown_protocol_is_refused(
         self, start_server: StartServer, start_client: StartClient
@@ -235,6 +237,20 @@ class TestEnd:
         assert server.endpoint._table.by_cid == {}
         assert server.endpoint._table._by_initial_cid == {}
         assert server.counters.connections_closed == 1
+
+    async def test_closed_connection_is_released(
+        self, start_server: StartServer, start_client: StartClient
+    ) -> None:
+        server, client = start_server(), start_client()
+        application = await client.connect(server.address)
+        await application.echo(b"hello")
+        (adapter,) = server.endpoint._connections
+        gone = weakref.ref(adapter)
+        del adapter
+        application.transport.close(0, "done")
+        await eventually(lambda: server.counters.connections_open == 0)
+        gc.collect()
+        assert gone() is None
 
     async def test_idle_connection_ends(
         self, start_server: StartServer, start_client: StartClient
