@@ -29,8 +29,11 @@ CONNECTION_METHODS: Final = (
     "_parse_transport_parameters",
     "_replenish_connection_ids",
     "_update_traffic_key",
+    "_write_application",
     "_write_connection_limits",
     "_write_datagram_frame",
+    "_write_reset_stream_frame",
+    "_write_stop_sending_frame",
     "_write_stream_limits",
     "_close_end",
 )

@@ -187,11 +187,11 @@ class H3Session:
         self._unwanted.discard(stream_id)
         self._receiving.discard(stream_id)
         try:
-            self._framing.receive_reset(stream_id)
+            has_begun = self._framing.receive_reset(stream_id)
         except ProtocolError as error:
             self.close(error.error_code, error.reason_phrase)
             return
-        if stream_id % 4 == 0 and not was_unwanted:
+        if stream_id % 4 == 0 and has_begun and not was_unwanted:
             self._application.stream_reset_received(stream_id, error_code)
 
     def stop_sending_received(self, stream_id: int, error_code: int) -> None:

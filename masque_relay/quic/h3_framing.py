@@ -170,26 +170,25 @@ class H3Framing(H3Connection):
             StreamDataReceived(data=data, end_stream=end_stream, stream_id=stream_id)
         )
 
-    def receive_reset(self, stream_id: int) -> None:
-        """The peer reset its side of a stream.
+    def receive_reset(self, stream_id: int) -> bool:
+        """The peer reset its side of a stream; return whether a message had begun on it.
 
         Raises:
             ProtocolError: it was a critical one.
         """
         self._check_not_critical(stream_id)
         stream = self._stream.get(stream_id)
-        if (
-            stream is not None
-            and not self._is_client
-            and stream_id % 4 == 0
-            and stream.headers_recv_state is HeadersState.INITIAL
-        ):
+        has_begun = (
+            stream is not None and stream.headers_recv_state is not HeadersState.INITIAL
+        ) or self._is_client
+        if not has_begun and stream_id % 4 == 0:
             # Nobody saw the request, so nobody will answer.
             self._abort_incomplete_request(stream_id)
-            stream.sending_ended = True
+            self.end_sending(stream_id)
         # No QPACK stream cancellation: without a dynamic table it may be omitted (RFC 9204
         # section 2.2.2.2), and a peer that takes none of it would make it pile up here.
         self.end_receiving(stream_id)
+        return has_begun
 
     def receive_stop_sending(self, stream_id: int) -> None:
         """The peer wants no more of a stream.

@@ -40,8 +40,8 @@ from aioquic.quic.stream import QuicStream
 from masque_relay.contract.counters import QuicCounters
 from masque_relay.quic import aioquic_private
 from masque_relay.quic.aioquic_private import Buffer
+from masque_relay.quic.busy_streams import BusyStreamsConnection
 from masque_relay.quic.congestion import RelayPacer, SeesSizes
-from masque_relay.quic.credit import CreditedConnection
 from masque_relay.quic.limits import QuicLimits
 from masque_relay.quic.path_mtu import BLACK_HOLE_LOSSES, PathMtu
 from masque_relay.quic.reset import RESET_TOKEN_BYTES, is_stateless_reset
@@ -89,7 +89,7 @@ class ConnectionPolicy:
     reset_token_for: Callable[[bytes], bytes] | None = None
 
 
-class HardenedQuicConnection(CreditedConnection):
+class HardenedQuicConnection(BusyStreamsConnection):
     """A QuicConnection that a stranger cannot fill, and that does what the relay needs.
 
     ``receive_datagram`` is aioquic's. Use :meth:`flush` in place of ``datagrams_to_send``,
@@ -344,6 +344,9 @@ class HardenedQuicConnection(CreditedConnection):
         fitting = [prefix + payload for payload in payloads if len(payload) <= room_bytes]
         self._counters.quic_datagrams_oversize += len(payloads) - len(fitting)
         pending = self._datagrams_pending
+        if not pending:
+            # A short burst goes before what is on the streams, as the application sent it.
+            self._next_stream_turn = self._packet_number + STREAM_TURN_PACKETS
         pending.extend(fitting)
         overflow = len(pending) - self._policy.limits.datagram_queue_count
         if overflow > 0:
@@ -395,9 +398,11 @@ class HardenedQuicConnection(CreditedConnection):
 
     def _can_send(self, stream: QuicStream) -> bool:
         sender = stream.sender
+        if stream.is_blocked:
+            return False
         if sender.reset_pending or stream.receiver.stop_pending:
             return True
-        if stream.is_blocked or sender.buffer_is_empty:
+        if sender.buffer_is_empty:
             return False
         return aioquic_private.has_sendable(
             stream,
@@ -406,6 +411,15 @@ class HardenedQuicConnection(CreditedConnection):
                 stream.max_stream_data_remote,
             ),
         )
+
+    def _write_reset_stream_frame(self, builder: QuicPacketBuilder, stream: QuicStream) -> None:
+        # aioquic resets even a stream that waits for MAX_STREAMS, which ends the connection.
+        if not stream.is_blocked:
+            super()._write_reset_stream_frame(builder=builder, stream=stream)
+
+    def _write_stop_sending_frame(self, builder: QuicPacketBuilder, stream: QuicStream) -> None:
+        if not stream.is_blocked:
+            super()._write_stop_sending_frame(builder=builder, stream=stream)
 
     # -- path MTU ---------------------------------------------------------------------------------
 

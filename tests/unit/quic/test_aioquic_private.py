@@ -38,8 +38,12 @@ SIGNATURES = {
         "cipher_suite",
         "secret",
     ],
+    (QuicConnection, "_write_application"): ["self", "builder", "network_path", "now"],
+    (QuicConnection, "_write_application"): ["self", "builder", "network_path", "now"],
     (QuicConnection, "_write_connection_limits"): ["self", "builder", "space"],
     (QuicConnection, "_write_datagram_frame"): ["self", "builder", "data", "frame_type"],
+    (QuicConnection, "_write_reset_stream_frame"): ["self", "builder", "stream"],
+    (QuicConnection, "_write_stop_sending_frame"): ["self", "builder", "stream"],
     (QuicConnection, "_write_stream_limits"): ["self", "builder", "space", "stream"],
     (tls.Context, "_server_handle_certificate"): ["self", "input_buf"],
     (tls.Context, "_server_handle_hello"): ["self", "input_buf", "initial_buf", "handshake_buf"],
@@ -141,7 +145,15 @@ class TestContract:
         package = Path(masque_relay.quic.__file__).parent
         sources = [
             (package / f"{name}.py").read_text(encoding="utf-8")
-            for name in ("hardened", "credit", "h3_framing", "tls", "congestion", "aioquic_private")
+            for name in (
+                "aioquic_private",
+                "busy_streams",
+                "congestion",
+                "credit",
+                "h3_framing",
+                "hardened",
+                "tls",
+            )
         ]
         through_self = {
             name
