@@ -7,7 +7,7 @@ import argparse
 import json
 import socket
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,20 @@ import httpx
 from tests.support.processes import executable, run_process
 from tests.support.site_certificate import SiteCertificate
 
+Listening = tuple[str, int] | None
 _API = "type.googleapis.com/envoy.extensions"
-QUIC_OPTIONS = {"max_packet_length": 1400}  # without it Envoy takes no more than 1220-byte payloads
+MAX_PACKET_BYTES = (
+    1400  # UDP payload; Envoy's own default of 1250 ends HTTP datagrams at 1220 bytes
+)
 
 
 def _h3_cluster(
-    name: str, endpoint: tuple[str, int], *, server_name: str, ca_file: Path
+    name: str,
+    endpoint: tuple[str, int],
+    *,
+    server_name: str,
+    ca_file: Path,
+    max_packet_bytes: int = MAX_PACKET_BYTES,
 ) -> dict[str, Any]:
     """Return an upstream that is reached over HTTP/3 with extended CONNECT."""
     return {
@@ -35,7 +43,7 @@ def _h3_cluster(
                 "explicit_http_config": {
                     "http3_protocol_options": {
                         "allow_extended_connect": True,
-                        "quic_protocol_options": QUIC_OPTIONS,
+                        "quic_protocol_options": _quic_options(max_packet_bytes),
                     }
                 },
             }
@@ -59,6 +67,10 @@ def _h3_cluster(
     }
 
 
+def _quic_options(max_packet_bytes: int) -> dict[str, int]:
+    return {"max_packet_length": max_packet_bytes}
+
+
 def _address(host: str, port: int, *, protocol: str = "TCP") -> dict[str, Any]:
     return {"socket_address": {"protocol": protocol, "address": host, "port_value": port}}
 
@@ -71,6 +83,7 @@ def client_configuration(
     headers: Sequence[tuple[str, str]] = (),
     server_name: str = "localhost",
     listen: tuple[str, int] = ("127.0.0.1", 0),
+    max_packet_bytes: int = MAX_PACKET_BYTES,
 ) -> dict[str, Any]:
     """A local UDP port, whose every client gets a tunnel to ``target`` through ``proxy``."""
     route = {"@type": f"{_API}.filters.udp.udp_proxy.v3.Route", "cluster": "relay"}
@@ -102,7 +115,13 @@ def client_configuration(
             {"name": "envoy.filters.udp_listener.udp_proxy", "typed_config": udp_proxy}
         ],
     }
-    cluster = _h3_cluster("relay", proxy, server_name=server_name, ca_file=proxy_ca_file)
+    cluster = _h3_cluster(
+        "relay",
+        proxy,
+        server_name=server_name,
+        ca_file=proxy_ca_file,
+        max_packet_bytes=max_packet_bytes,
+    )
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 
@@ -122,7 +141,7 @@ def front_configuration(
         "codec_type": "HTTP3",
         "http3_protocol_options": {
             "allow_extended_connect": True,
-            "quic_protocol_options": QUIC_OPTIONS,
+            "quic_protocol_options": _quic_options(MAX_PACKET_BYTES),
         },
         "upgrade_configs": upgrades,
         "normalize_path": False,
@@ -156,7 +175,7 @@ def front_configuration(
         "name": "front",
         "address": _address(*listen, protocol="UDP"),
         "udp_listener_config": {
-            "quic_options": {"quic_protocol_options": QUIC_OPTIONS},
+            "quic_options": {"quic_protocol_options": _quic_options(MAX_PACKET_BYTES)},
             "downstream_socket_config": {"prefer_gro": True},
         },
         "filter_chains": [
@@ -184,8 +203,17 @@ def front_configuration(
 
 
 @contextmanager
-def run_envoy(configuration: dict[str, Any], directory: Path) -> Generator[tuple[str, int]]:
-    """Run Envoy while the block runs; yield the address of its one listener."""
+def run_envoy(
+    configuration: dict[str, Any],
+    directory: Path,
+    *,
+    prefix: Sequence[str] = (),
+    call: Callable[[Callable[[], Listening]], Listening] = lambda function: function(),
+) -> Generator[tuple[str, int]]:
+    """Run Envoy while the block runs; yield the address of its one listener.
+
+    ``prefix`` (``ip netns exec NAME``) and ``call`` put it and the questions to it elsewhere.
+    """
     program = executable("envoy")
     directory.mkdir(parents=True, exist_ok=True)
     configuration_file = directory / "envoy.json"
@@ -195,7 +223,7 @@ def run_envoy(configuration: dict[str, Any], directory: Path) -> Generator[tuple
         encoding="utf-8",
     )
 
-    def listening() -> tuple[str, int] | None:
+    def listening() -> Listening:
         if not admin_file.exists():
             return None
         try:
@@ -210,6 +238,7 @@ def run_envoy(configuration: dict[str, Any], directory: Path) -> Generator[tuple
         return address["address"], address["port_value"]
 
     command = [
+        *prefix,
         program,
         "-c",
         str(configuration_file),
@@ -218,7 +247,9 @@ def run_envoy(configuration: dict[str, Any], directory: Path) -> Generator[tuple
         "--use-dynamic-base-id",
     ]
     command += ["--admin-address-path", str(admin_file), "--log-level", "warning"]
-    with run_process(command, log=directory / "envoy.log", ready=listening) as address:
+    with run_process(
+        command, log=directory / "envoy.log", ready=lambda: call(listening)
+    ) as address:
         yield address
 
 
