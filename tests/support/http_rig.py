@@ -1,7 +1,7 @@
 """Owns the rig for front-end tests: an H3FrontEnd over a recording transport."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,6 +18,31 @@ from tests.support.http_fakes import (
     RecordingH3Transport,
     settle,
 )
+
+
+class IgnoringApplication:
+    """An H3Application that hears nothing, for parts that are tested without one."""
+
+    def settings_received(self, settings: Mapping[int, int]) -> None: ...
+
+    def headers_received(self, stream_id: int, headers: Headers, *, end_stream: bool) -> None: ...
+
+    def data_received(self, stream_id: int, data: bytes, *, end_stream: bool) -> None: ...
+
+    def malformed_received(self, stream_id: int, detail: str) -> None: ...
+
+    def datagrams_received(self, stream_id: int, payloads: list[bytes]) -> None: ...
+
+    def stream_reset_received(self, stream_id: int, error_code: int) -> None: ...
+
+    def goaway_received(self, stream_id: int) -> None: ...
+
+    def streams_writable(self) -> None: ...
+
+    def connection_lost(self, error_code: int, reason: str) -> None: ...
+
+
+NO_APPLICATION = IgnoringApplication()
 
 
 class Rig:
