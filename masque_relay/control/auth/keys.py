@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key as generate_rsa_key
-from jwt import PyJWK, PyJWKError
+from jwt import PyJWK, PyJWTError
 
 from masque_relay.contract.errors import ConfigError, Problem
 
@@ -270,9 +270,10 @@ def _jwk(path: Path, index: int, entry: object) -> VerificationKey | None:
         detail = "holds a private key; the relay needs only the public one"
         raise _problem(path, detail, key_path=where)
     try:
-        key: object = PyJWK(members).key
-    except (PyJWKError, ValueError, TypeError, KeyError) as error:
-        raise _problem(path, f"not a usable key: {error}", key_path=where) from error
+        # Without alg: the key itself says what it is for, and alg is compared with that below.
+        key: object = PyJWK({name: members[name] for name in members if name != "alg"}).key
+    except (PyJWTError, ValueError, TypeError, KeyError) as error:
+        raise _problem(path, "not a key that we can use", key_path=where) from error
     if not isinstance(key, Ed25519PublicKey | EllipticCurvePublicKey | RSAPublicKey):
         raise _problem(path, "not a key type that we use", key_path=where)
     algorithm = _algorithm_of(path, key, where)
