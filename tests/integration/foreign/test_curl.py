@@ -100,3 +100,18 @@ def test_an_unreachable_target_is_told_in_proxy_status(relay: RunningRelay, site
     )
     assert "CONNECT-UDP Response Status 502" in fetched.trace
     assert "error=dns_error" in fetched.trace
+
+
+def test_basic_from_libcurl_itself_is_refused_as_malformed_and_counted(
+    relay: RunningRelay, site: HttpSite
+) -> None:
+    """RFC 9114 section 4.3: libcurl 8.23 writes :protocol after the header that Basic makes."""
+    malformed = "ghostwire_relay_http_requests_malformed_total"
+    before = relay.metrics()[malformed]
+    fetched = fetch(
+        f"https://127.0.0.1:{site.port}/",
+        ca_file=site.certificate.ca_file,
+        arguments=[*through(relay.address, relay.ca_file), "--proxy-user", "alice:secret"],
+    )
+    assert fetched.error is not None
+    assert relay.metrics()[malformed] == before + 1

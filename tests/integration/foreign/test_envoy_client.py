@@ -52,6 +52,19 @@ def test_an_http3_page_goes_through_envoy_and_the_relay(
     assert fetched.body == GREETING, fetched.trace
 
 
+def test_a_large_page_goes_through_envoy_and_the_relay(
+    relay: RunningRelay, site: HttpSite, directory: Path
+) -> None:
+    """A QUIC connection inside, with its own congestion control, over two sets of datagrams."""
+    content = bytes(range(32, 127)) * 20_000
+    (site.root / "envoy.txt").write_bytes(content)
+    with envoy_to(relay, site.port, directory) as (host, port):
+        url = f"https://{host}:{port}/envoy.txt"
+        fetched = fetch(url, ca_file=site.certificate.ca_file, arguments=["--timeout-s", "40"])
+    assert fetched.body_bytes == len(content), fetched.trace[-2000:]
+    assert fetched.body.encode() == content
+
+
 def test_every_local_peer_of_envoy_gets_its_own_tunnel(
     relay: RunningRelay, directory: Path, timescale: float
 ) -> None:
