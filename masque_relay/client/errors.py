@@ -25,6 +25,10 @@ class CredentialError(ClientError):
     """A credential file is absent, unreadable or not in the form it must have."""
 
 
+class ListenFailed(ClientError):  # noqa: N818 - the names say what happened, as in the docs
+    """A local port is taken, or its address is not ours."""
+
+
 class RelayUnreachable(ClientError):  # noqa: N818 - the names say what happened, as in the docs
     """Nothing answered there: no address, no route, a closed port, or silence."""
 

@@ -112,7 +112,7 @@ class RelayConnection:
         return max(0, min(room - len(UDP_PAYLOAD_CONTEXT), MAX_UDP_PAYLOAD_BYTES))
 
     def watch(self, changed: Callable[[], None]) -> None:
-        """Call ``changed`` when the connection is lost or the relay says that it is leaving."""
+        """Call ``changed`` when the connection is lost, its relay is leaving, or a stream ended."""
         self._watchers.append(changed)
 
     async def wait_ready(self) -> None:
@@ -275,8 +275,8 @@ class RelayConnection:
     def goaway_received(self, stream_id: int) -> None:
         """The relay is going away (RFC 9114 section 5.2); requests from this id on never ran."""
         self.is_leaving = True
-        for rejected_id in [known for known in self._handlers if known >= stream_id]:
-            self._handlers[rejected_id].reset_received("the relay is going away")
+        for handler in [self._handlers[known] for known in self._handlers if known >= stream_id]:
+            handler.reset_received("the relay is going away")
         self._tell_watchers()
 
     def streams_writable(self) -> None:
@@ -299,7 +299,8 @@ class RelayConnection:
         return self._transport
 
     def _forget(self, stream_id: int) -> None:
-        self._handlers.pop(stream_id, None)
+        if self._handlers.pop(stream_id, None) is not None:
+            self._tell_watchers()
 
     def _end(self, error: ConnectionLost) -> None:
         if self._lost is not None:

@@ -1,0 +1,173 @@
+"""Owns what `ghostctl tunnel udp` says while it runs: lines for people, JSON lines for scripts."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import assert_never
+
+import click
+import orjson
+
+from masque_relay.cli.client_errors import exit_code_of
+from masque_relay.cli.output import print_json
+from masque_relay.client import ClientError, RelayLink, UdpForward
+from masque_relay.client.events import (
+    ClientEvent,
+    OversizeDropped,
+    PayloadSizeChanged,
+    RelayAway,
+    RelayConnected,
+    TunnelDenied,
+)
+from masque_relay.client.mtu import describe_payload, oversize_advice
+
+
+class TunnelReport:
+    """Prints events and status of the forwards of one command.
+
+    Lines for people go to stdout, problems to stderr. With ``as_json`` everything is one JSON
+    object per line on stdout, told apart by ``event``.
+    """
+
+    def __init__(self, relay: str, *, as_json: bool) -> None:
+        self._relay = relay
+        self._as_json = as_json
+        self._is_running = False
+
+    def ready(
+        self, forwards: Sequence[UdpForward], link: RelayLink, ready_file: Path | None
+    ) -> None:
+        """Say that every forward listens and the relay allows its target."""
+        self._is_running = True
+        size_bytes, reliable = link.max_payload_bytes, link.reliable
+        described = [
+            {"listen": str(forward.spec.listen), "target": str(forward.spec.target)}
+            for forward in forwards
+        ]
+        for entry in described:
+            self._say(
+                f"{entry['listen']} -> {entry['target']} through {self._relay}",
+                event="ready",
+                relay=self._relay,
+                max_payload_bytes=size_bytes,
+                reliable=reliable,
+                **entry,
+            )
+        if not self._as_json:
+            click.echo(f"ready: {describe_payload(size_bytes, reliable=reliable)}")
+        if ready_file is not None:
+            told = {
+                "relay": self._relay,
+                "max_payload_bytes": size_bytes,
+                "reliable": reliable,
+                "forwards": described,
+            }
+            _write_whole(ready_file, orjson.dumps(told))
+
+    def event(self, event: ClientEvent) -> None:
+        """Say what happened; an OnEvent."""
+        match event:
+            case RelayConnected():
+                if self._is_running:
+                    self._say("the relay is back", event="relay_connected", peer=str(event.peer))
+            case RelayAway():
+                self._warn(
+                    f"{event.error.message}; trying again in {event.retry_in_s:.1f} s",
+                    event.error.hint,
+                    event="relay_away",
+                    retry_in_s=round(event.retry_in_s, 3),
+                )
+            case PayloadSizeChanged():
+                fits = describe_payload(event.max_payload_bytes, reliable=event.reliable)
+                self._say(
+                    f"{event.forward}: the path changed: {fits}",
+                    event="max_payload_changed",
+                    forward=str(event.forward),
+                    max_payload_bytes=event.max_payload_bytes,
+                    reliable=event.reliable,
+                )
+            case OversizeDropped():
+                self._warn(
+                    f"{event.forward}: {event.dropped_count} datagrams too large, dropped",
+                    oversize_advice(event.largest_bytes, event.max_payload_bytes),
+                    event="oversize_dropped",
+                    forward=str(event.forward),
+                    dropped=event.dropped_count,
+                    largest_bytes=event.largest_bytes,
+                    max_payload_bytes=event.max_payload_bytes,
+                )
+            case TunnelDenied():
+                self._warn(
+                    f"{event.forward}: {event.error.message}; "
+                    f"asking again after {event.retry_in_s:.1f} s",
+                    event.error.hint,
+                    event="tunnel_refused",
+                    forward=str(event.forward),
+                    status=event.error.status,
+                    error=event.error.error,
+                )
+            case _:
+                assert_never(event)
+
+    def status(self, forwards: Sequence[UdpForward], link: RelayLink) -> None:
+        """Say what each forward has carried and dropped so far."""
+        for forward in forwards:
+            status = forward.status()
+            self._say(
+                _status_line(status, is_up=link.is_up),
+                event="status",
+                relay_up=link.is_up,
+                **status,
+            )
+
+    def ended(self, forwards: Sequence[UdpForward], link: RelayLink) -> None:
+        """Say for the last time what was carried, if it ever began."""
+        if self._is_running:
+            self.status(forwards, link)
+
+    def failed(self, error: ClientError) -> None:
+        """Tell scripts why the command ends; people read it on stderr from its caller."""
+        if self._as_json:
+            print_json(
+                {
+                    "event": "failed",
+                    "message": error.message,
+                    "hint": error.hint,
+                    "exit_code": int(exit_code_of(error)),
+                }
+            )
+
+    def _say(self, line: str, **values: object) -> None:
+        if self._as_json:
+            print_json(values)
+        else:
+            click.echo(line)
+
+    def _warn(self, line: str, hint: str | None, **values: object) -> None:
+        if self._as_json:
+            print_json({**values, "message": line, "hint": hint})
+            return
+        click.echo(f"ghostctl: {line}", err=True)
+        if hint is not None:
+            click.echo(f"  next: {hint}", err=True)
+
+
+def _status_line(status: Mapping[str, object], *, is_up: bool) -> str:
+    dropped = status["dropped"]
+    drops = (
+        ", ".join(f"{count} {cause}" for cause, count in dropped.items() if count)
+        if isinstance(dropped, Mapping)
+        else ""
+    )
+    return (
+        f"{status['listen']} -> {status['target']}: relay {'up' if is_up else 'away'}, "
+        f"{status['peers']} peers, sent {status['sent']} ({status['sent_bytes']} bytes), "
+        f"received {status['received']} ({status['received_bytes']} bytes), "
+        f"dropped {drops or 'none'}"
+    )
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees all of it or nothing."""
+    beside = path.with_name(path.name + ".new")
+    beside.write_bytes(content)
+    beside.replace(path)
