@@ -40,18 +40,26 @@ class AdminRefusedError(Exception):
 class AdminClient:
     """A synchronous client; a context manager."""
 
-    def __init__(self, url: str, token: str, *, timeout_s: float = 10.0) -> None:
-        """Take ``http://ADDR:PORT`` or ``unix:PATH``, and the admin token."""
-        if url.startswith(UNIX_PREFIX):
-            transport = httpx.HTTPTransport(uds=url.removeprefix(UNIX_PREFIX))
-            base_url = "http://localhost"
-        else:
-            transport = httpx.HTTPTransport()
-            base_url = url
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        timeout_s: float = 10.0,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        """Take ``http://ADDR:PORT`` or ``unix:PATH``, and the admin token.
+
+        ``transport`` replaces the connection, for tests.
+        """
+        is_unix = url.startswith(UNIX_PREFIX)
+        if transport is None:
+            uds = url.removeprefix(UNIX_PREFIX) if is_unix else None
+            transport = httpx.HTTPTransport(uds=uds)
         self.url = url
         self._http = httpx.Client(
             transport=transport,
-            base_url=base_url,
+            base_url="http://localhost" if is_unix else url,
             timeout=timeout_s,
             headers={"authorization": f"Bearer {token}"},
             # An operator's proxy settings must never carry the admin token away.

@@ -66,8 +66,17 @@ def _renderers(log_format: LogFormat, *, colors: bool) -> list[Processor]:
     match log_format:
         case LogFormat.JSON:
             return [
-                structlog.processors.dict_tracebacks,
+                # No locals: a token or a password may be one of them.
+                structlog.processors.ExceptionRenderer(
+                    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+                ),
                 structlog.processors.JSONRenderer(),
             ]
         case LogFormat.CONSOLE:
-            return [structlog.dev.ConsoleRenderer(colors=colors)]
+            return [
+                structlog.dev.ConsoleRenderer(
+                    colors=colors,
+                    # The default one is rich's, which shows locals.
+                    exception_formatter=structlog.dev.plain_traceback,
+                )
+            ]

@@ -17,7 +17,8 @@ NOT_MIRRORED: dict[str, str] = {
     "masque_relay/quic/application.py": "ports only",
     "masque_relay/*/limits.py": "documented defaults: tests/unit/config checks how they are set",
     "masque_relay/quic/endpoint.py": "sockets: tests/integration/quic",
-    "masque_relay/server.py": "wiring: tests/integration/server",
+    "masque_relay/server/parts.py": "wiring: tests/integration/server",
+    "masque_relay/server/relay.py": "life of a process: tests/integration/server",
     "masque_relay/cli/*": "arguments -> calls: tests/integration and tests/unit/cli by command",
 }
 """Modules that need no tests/unit twin, and where their tests are instead."""

@@ -129,7 +129,7 @@ def managed_relay(
             ],
             stdout=subprocess.DEVNULL,
             stderr=log,
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **(environ or {})},
+            env={**os.environ, "GHOSTWIRE__DRAIN__DEADLINE_S": "0.2", **(environ or {})},
         )  # fmt: skip
     try:
         ready = _wait_until_ready(process, ready_file, log_file)
