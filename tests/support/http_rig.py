@@ -82,6 +82,17 @@ class Rig:
         """What the test calls as the peer."""
         return self.transport.application
 
+    def pass_idle_time(self, seconds: float) -> None:
+        """Move the clock and let the idle check of the first stream's splice fire, no sleeping."""
+        self.clock.now_s += seconds
+        (connection,) = self.front_end._connections
+        splice = connection.streams[0]._splice
+        assert splice is not None
+        timer = splice._idle_timer
+        if timer is not None:
+            timer.cancel()
+            timer._run()
+
     async def request(
         self, stream_id: int, headers: Headers, body: bytes | None = None, *, end: bool = True
     ) -> None:
