@@ -90,8 +90,8 @@ class Rig:
         assert splice is not None
         timer = splice._idle_timer
         if timer is not None:
-            timer.cancel()
             timer._run()
+            timer.cancel()
 
     async def request(
         self, stream_id: int, headers: Headers, body: bytes | None = None, *, end: bool = True
