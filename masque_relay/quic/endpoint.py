@@ -16,11 +16,10 @@ from masque_relay.contract.ports import Clock, DatagramSocketFactory, ReceivedBa
 from masque_relay.quic.adapter import (
     AdapterOwner,
     QuicAdapter,
-    accept_connection,
-    open_connection,
 )
 from masque_relay.quic.admission import Admission
 from masque_relay.quic.application import ApplicationFactory, QuicTransport
+from masque_relay.quic.connecting import accept_connection, open_connection
 from masque_relay.quic.connection_settings import ClientSettings, ServerSettings
 from masque_relay.quic.doorkeeper import Doorkeeper
 from masque_relay.quic.lobby import Lobby

@@ -7,7 +7,7 @@ takes is in ``aioquic_private.py``, and ``tests/security/test_aioquic_traps.py``
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aioquic import tls
@@ -16,7 +16,6 @@ from aioquic.quic.connection import (
     END_STATES,
     Limit,
     QuicConnectionAdapter,
-    QuicConnectionError,
     QuicConnectionId,
     QuicConnectionState,
     QuicNetworkPath,
@@ -25,7 +24,6 @@ from aioquic.quic.connection import (
 from aioquic.quic.events import ConnectionTerminated, QuicEvent
 from aioquic.quic.logger import QuicLoggerTrace
 from aioquic.quic.packet import (
-    QuicErrorCode,
     QuicFrameType,
     QuicPacketType,
     pull_quic_transport_parameters,
@@ -33,15 +31,14 @@ from aioquic.quic.packet import (
 from aioquic.quic.packet_builder import (
     QuicDeliveryState,
     QuicPacketBuilder,
-    QuicPacketBuilderStop,
 )
 from aioquic.quic.stream import QuicStream
 
 from masque_relay.contract.counters import QuicCounters
 from masque_relay.quic import aioquic_private
 from masque_relay.quic.aioquic_private import Buffer
-from masque_relay.quic.busy_streams import BusyStreamsConnection
 from masque_relay.quic.congestion import RelayPacer, SeesSizes
+from masque_relay.quic.datagrams import DatagramConnection
 from masque_relay.quic.limits import QuicLimits
 from masque_relay.quic.path_mtu import BLACK_HOLE_LOSSES, PathMtu
 from masque_relay.quic.reset import RESET_TOKEN_BYTES, is_stateless_reset
@@ -62,13 +59,6 @@ KEY_UPDATE_PACKETS = 1 << 22
 """Half of what AES-GCM may protect with one key (RFC 9001 section 6.6)."""
 MIN_PROBE_TIMEOUT_S = 0.25
 """For a path MTU probe, where three probe timeouts of the connection are less."""
-DATAGRAM_FRAME_OVERHEAD_BYTES = 3
-"""Type and a two-byte length; aioquic always writes the length."""
-PACKET_OVERHEAD_BYTES = 1 + 2 + 16
-"""First byte, packet number, AEAD tag; the connection ID comes on top."""
-STREAM_TURN_PACKETS = 4
-"""While datagrams wait, streams may begin every fourth packet, so that a full datagram queue does
-not starve the requests and answers of its neighbours."""
 _MAX_UDP_PAYLOAD_BYTES = 65_527
 
 # aioquic logs each connection's life and each fault of a peer; who wants to read it sets the level.
@@ -89,7 +79,7 @@ class ConnectionPolicy:
     reset_token_for: Callable[[bytes], bytes] | None = None
 
 
-class HardenedQuicConnection(BusyStreamsConnection):
+class HardenedQuicConnection(DatagramConnection):
     """A QuicConnection that a stranger cannot fill, and that does what the relay needs.
 
     ``receive_datagram`` is aioquic's. Use :meth:`flush` in place of ``datagrams_to_send``,
@@ -115,15 +105,13 @@ class HardenedQuicConnection(BusyStreamsConnection):
             retry_source_connection_id=retry_source_connection_id,
         )
         self.init_credit()
+        self.init_datagrams(policy.limits.datagram_queue_count, counters)
         self.acknowledgements_seen = False
         """Set by an ACK frame; whoever reads it clears it."""
         self._policy = policy
-        self._counters = counters
         self._exporter: Exporter | None = None
-        self._datagram_room_bytes = 0
         self._key_in_use: object = None
         self._key_first_packet = 0
-        self._next_stream_turn = 0
         self._path_host = peer_address[0]
         self._path_epoch = 0
         self._path_mtu = PathMtu(
@@ -318,99 +306,7 @@ class HardenedQuicConnection(BusyStreamsConnection):
         ):
             self.request_key_update()
 
-    # -- datagrams --------------------------------------------------------------------------------
-
-    @property
-    def max_datagram_payload_bytes(self) -> int:
-        """The largest DATAGRAM frame payload that both path and peer take now; 0: none."""
-        peer_bytes = self._remote_max_datagram_frame_size or 0
-        room_bytes = (
-            min(
-                self._max_datagram_size - PACKET_OVERHEAD_BYTES - len(self._peer_cid.cid),
-                peer_bytes,
-            )
-            - DATAGRAM_FRAME_OVERHEAD_BYTES
-        )
-        return max(room_bytes, 0)
-
-    def queue_datagrams(self, prefix: bytes, payloads: Sequence[bytes]) -> int:
-        """Queue ``prefix + payload`` each, as QuicTransport.send_datagrams says."""
-        most_bytes = self.max_datagram_payload_bytes
-        if not most_bytes:
-            # Not even an empty one: the peer would close the connection.
-            self._counters.quic_datagrams_oversize += len(payloads)
-            return 0
-        room_bytes = most_bytes - len(prefix)
-        fitting = [prefix + payload for payload in payloads if len(payload) <= room_bytes]
-        self._counters.quic_datagrams_oversize += len(payloads) - len(fitting)
-        pending = self._datagrams_pending
-        if not pending:
-            # A short burst goes before what is on the streams, as the application sent it.
-            self._next_stream_turn = self._packet_number + STREAM_TURN_PACKETS
-        pending.extend(fitting)
-        overflow = len(pending) - self._policy.limits.datagram_queue_count
-        if overflow > 0:
-            self._counters.quic_datagrams_overflow += overflow
-            for _ in range(overflow):
-                pending.popleft()
-        return len(fitting)
-
-    def _drop_datagrams_that_outgrew(self) -> None:
-        # The room shrinks with the path and with a longer connection ID of the peer; one datagram
-        # that no longer fits would block all behind it for ever.
-        room_bytes = self.max_datagram_payload_bytes
-        if room_bytes < self._datagram_room_bytes and self._datagrams_pending:
-            fitting = [data for data in self._datagrams_pending if len(data) <= room_bytes]
-            self._counters.quic_datagrams_oversize += len(self._datagrams_pending) - len(fitting)
-            self._datagrams_pending.clear()
-            self._datagrams_pending.extend(fitting)
-        self._datagram_room_bytes = room_bytes
-
-    def _handle_datagram_frame(
-        self, context: QuicReceiveContext, frame_type: int, buf: Buffer
-    ) -> None:
-        start = buf.tell()
-        if frame_type == QuicFrameType.DATAGRAM_WITH_LENGTH:
-            length = buf.pull_uint_var()
-        else:
-            length = buf.capacity - start
-        data = buf.pull_bytes(length)
-        if self._quic_logger is not None and context.quic_logger_frames is not None:
-            context.quic_logger_frames.append({"frame_type": "datagram", "length": length})
-        limit_bytes = self._configuration.max_datagram_frame_size
-        if limit_bytes is None or buf.tell() - start >= limit_bytes:
-            raise QuicConnectionError(
-                error_code=QuicErrorCode.PROTOCOL_VIOLATION,
-                frame_type=frame_type,
-                reason_phrase="DATAGRAM frame larger than announced",
-            )
-        # Bare bytes: an event object per datagram is a cost without a use.
-        self._events.append(data)  # type: ignore[arg-type] # take_events tells them apart
-
-    def _write_datagram_frame(
-        self, builder: QuicPacketBuilder, data: bytes, frame_type: QuicFrameType
-    ) -> bool:
-        if builder.packet_number >= self._next_stream_turn:
-            self._next_stream_turn = builder.packet_number + STREAM_TURN_PACKETS
-            if any(self._can_send(stream) for stream in self._streams_queue):
-                raise QuicPacketBuilderStop
-        return super()._write_datagram_frame(builder, data, frame_type)
-
-    def _can_send(self, stream: QuicStream) -> bool:
-        sender = stream.sender
-        if stream.is_blocked:
-            return False
-        if sender.reset_pending or stream.receiver.stop_pending:
-            return True
-        if sender.buffer_is_empty:
-            return False
-        return aioquic_private.has_sendable(
-            stream,
-            min(
-                sender.highest_offset + self._remote_max_data - self._remote_max_data_used,
-                stream.max_stream_data_remote,
-            ),
-        )
+    # -- streams -----------------------------------------------------------------------------------
 
     def _write_reset_stream_frame(self, builder: QuicPacketBuilder, stream: QuicStream) -> None:
         # aioquic resets even a stream that waits for MAX_STREAMS, which ends the connection.
@@ -523,12 +419,11 @@ class HardenedQuicConnection(BusyStreamsConnection):
         self._flushed_at = now
         self.forget_ended_streams()
         self._watch_path(now)
-        self._drop_datagrams_that_outgrew()
+        self.prepare_datagrams()
         if self._handshake_confirmed:
             self._update_keys()
-        waiting = len(self._datagrams_pending)
         packets = self.datagrams_to_send(now)
-        self._counters.quic_datagrams_sent += waiting - len(self._datagrams_pending)
+        self.count_sent_datagrams()
         packets += self._probe_path(now)
         return packets
 

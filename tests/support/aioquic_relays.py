@@ -17,8 +17,10 @@ from aioquic.quic.packet import QuicFrameType, QuicPacketType
 from aioquic.quic.packet_builder import QuicPacketBuilder
 
 from masque_relay.contract.counters import QuicCounters
-from masque_relay.quic.adapter import AdapterOwner, QuicAdapter, ServerSettings, accept_connection
+from masque_relay.quic.adapter import AdapterOwner, QuicAdapter
 from masque_relay.quic.application import Headers, QuicTransport
+from masque_relay.quic.connecting import accept_connection
+from masque_relay.quic.connection_settings import ServerSettings
 from masque_relay.quic.h3_adapter import H3Session
 from masque_relay.quic.tls import CertificateStore
 from tests.support.quic_pair import CLIENT, SERVER, certificate_authority, server_identity

@@ -19,13 +19,12 @@ from masque_relay.contract.counters import QuicCounters
 from masque_relay.quic.adapter import (
     AdapterOwner,
     Address,
-    ClientSettings,
     QuicAdapter,
-    ServerSettings,
-    accept_connection,
-    open_connection,
 )
 from masque_relay.quic.application import ApplicationFactory, QuicApplication, QuicTransport
+from masque_relay.quic.connecting import accept_connection, open_connection
+from masque_relay.quic.connection_settings import ClientSettings, ServerSettings
+from masque_relay.quic.limits import QuicLimits
 from masque_relay.quic.tls import CertificateIdentity, CertificateStore
 
 CLIENT: Address = ("192.0.2.1", 4000)
@@ -263,3 +262,21 @@ def make_pair(
     if handshake:
         pair.settle()
     return pair
+
+
+def pair_with_limits(*, server: QuicLimits | None = None, client: QuicLimits | None = None) -> Pair:
+    """Wire two ends with limits of their own."""
+    applications = {"test": RecordingApplication}
+    return make_pair(
+        server_settings=ServerSettings(
+            applications=applications,
+            certificates=CertificateStore(server_identity()),
+            limits=server or QuicLimits(),
+        ),
+        client_settings=ClientSettings(
+            applications=applications,
+            server_name="relay.test",
+            ca_pem=certificate_authority().pem,
+            limits=client or QuicLimits(),
+        ),
+    )

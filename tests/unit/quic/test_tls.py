@@ -6,7 +6,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from masque_relay.quic.adapter import ClientSettings, ServerSettings
+from masque_relay.quic.connection_settings import ClientSettings, ServerSettings
 from masque_relay.quic.limits import QuicLimits
 from masque_relay.quic.tls import CertificateIdentity, CertificateStore, ClientCertificates
 from tests.support.quic_pair import (
