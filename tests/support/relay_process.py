@@ -3,14 +3,15 @@
 import json
 import shutil
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from masque_relay.config.dev_state import prepare_dev_state
+from masque_relay.config.dev_state import DevState, prepare_dev_state
+from masque_relay.control.auth.basic import hash_password
 from tests.support.processes import run_process
 from tests.support.site_certificate import SiteCertificate
 
@@ -61,19 +62,45 @@ def run_relay(
 
 
 @contextmanager
-def run_relay_with_certificate(
-    directory: Path, certificate: SiteCertificate, *, listen: str, prefix: Sequence[str] = ()
+def run_changed_relay(
+    directory: Path,
+    change: Callable[[DevState], None],
+    *,
+    listen: str = "127.0.0.1:0",
+    prefix: Sequence[str] = (),
 ) -> Generator[RunningRelay]:
-    """Run a relay with the dev-mode policy and a certificate of the caller's.
+    """Run a relay on a dev-mode state directory whose files ``change`` has had its way with.
 
     ``prefix`` may be ``ip netns exec NAME``.
     """
     state = prepare_dev_state(directory / "state")
-    shutil.copy(certificate.certificate_file, state.directory / "cert.pem")
-    shutil.copy(certificate.key_file, state.directory / "key.pem")
+    change(state)
     with _run(directory, [str(state.config_file)], listen=listen, prefix=prefix) as told:
         known = {"token_file": str(state.token_file)}
-        yield _describe(known | told, directory, ca_file=certificate.ca_file)
+        yield _describe(known | told, directory, ca_file=state.ca_file)
+
+
+def use_certificate(certificate: SiteCertificate) -> Callable[[DevState], None]:
+    """Return a change that gives the relay this certificate."""
+
+    def change(state: DevState) -> None:
+        shutil.copy(certificate.ca_file, state.ca_file)
+        shutil.copy(certificate.certificate_file, state.directory / "cert.pem")
+        shutil.copy(certificate.key_file, state.directory / "key.pem")
+
+    return change
+
+
+def add_user(name: str, password: str) -> Callable[[DevState], None]:
+    """Return a change that lets a user in with a password (Basic)."""
+
+    def change(state: DevState) -> None:
+        users = f'[user.{name}]\npassword_hash = "{hash_password(password)}"\n'
+        (state.directory / "users.toml").write_text(users, encoding="utf-8")
+        with state.config_file.open("a", encoding="utf-8") as config:
+            config.write('\n[gate.basic]\nusers_file = "users.toml"\n')
+
+    return change
 
 
 @contextmanager

@@ -3,12 +3,13 @@
 import base64
 import hashlib
 import random
+from pathlib import Path
 
 import pytest
 
 from tests.support.caddy import GREETING, HttpSite
 from tests.support.curl import Fetched, fetch, finish_fetch, needs_curl, start_fetch, through
-from tests.support.relay_process import RunningRelay
+from tests.support.relay_process import RunningRelay, add_user, run_changed_relay
 
 PAGE_BYTES = 2_000_000
 
@@ -115,3 +116,13 @@ def test_basic_from_libcurl_itself_is_refused_as_malformed_and_counted(
     )
     assert fetched.error is not None
     assert relay.metrics()[malformed] == before + 1
+
+
+def test_a_password_is_as_good_as_a_token(site: HttpSite, directory: Path) -> None:
+    credential = base64.b64encode(b"dev:correct horse").decode()
+    with run_changed_relay(directory, add_user("dev", "correct horse")) as relay:
+        fetched = get(relay, site, f"Proxy-Authorization: Basic {credential}")
+        assert fetched.body == GREETING, fetched.trace
+        wrong = base64.b64encode(b"dev:wrong horse").decode()
+        refused = get(relay, site, f"Proxy-Authorization: Basic {wrong}")
+    assert "CONNECT-UDP Response Status 407" in refused.trace
