@@ -177,7 +177,7 @@ async def _check(address: RelayAddress, options: RelayOptions, target: str) -> d
     wanted = parse_target(target)
     async with RelayClient(address, options) as relay:
         opened = await relay.start_udp(wanted)
-        payload_bytes = await settled_payload_bytes(lambda: opened.max_payload_bytes)
+        payload_bytes = await settled_payload_bytes(lambda: relay.connection.max_udp_payload_bytes)
         found: dict[str, object] = {
             "relay": str(address),
             "peer": str(relay.peer),
@@ -202,8 +202,13 @@ async def _forward(
     forwards = [UdpForward(spec, link, limits=limits, on_event=report.event) for spec in specs]
     loop = asyncio.get_running_loop()
     life = asyncio.timeout(None)
+
+    def end() -> None:
+        report.ended(forwards, link)
+        life.reschedule(loop.time())
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, lambda: life.reschedule(loop.time()))
+        loop.add_signal_handler(number, end)
     try:
         async with life:
             await _start(link, forwards)
@@ -213,7 +218,6 @@ async def _forward(
     except TimeoutError:
         if not life.expired():
             raise
-        report.ended(forwards, link)
     finally:
         for forward in forwards:
             forward.close()

@@ -23,6 +23,7 @@ from masque_relay.quic.settings import ClientTls, ConnectFailed
 H3_ALPN = "h3"
 MAX_ADDRESSES = 8  # tried of one name; each gets a share of the connect deadline
 
+_NO_ERROR = 0x00
 _CONNECTION_REFUSED = 0x02  # RFC 9000 section 20.1
 _CRYPTO_ERROR = 0x100  # plus the TLS alert
 _NO_APPLICATION_PROTOCOL = 120
@@ -122,7 +123,7 @@ def failure_from(
 ) -> ClientError:
     """Return what a failed QUIC handshake means to a person."""
     code = error.error_code
-    if code is None:
+    if code is None or code == _NO_ERROR:
         return _nothing_answered(address, endpoints)
     if code == _CONNECTION_REFUSED:
         return RelayUnreachable(

@@ -132,7 +132,6 @@ class UdpForward:
             self._socket.close()
             raise
         self._spare = spare
-        self._told_payload_bytes = self._opener.max_payload_bytes
 
     async def run(self) -> None:
         """Forward until cancelled; then close the port and all tunnels.
@@ -145,6 +144,8 @@ class UdpForward:
             message = "start() comes before run()"
             raise RuntimeError(message)
         loop = asyncio.get_running_loop()
+        # what fits now is told by whoever started us; from here on, changes are
+        self._told_payload_bytes = self._opener.max_payload_bytes
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
