@@ -102,6 +102,8 @@ class ImpairedPath:
         self._arrivals: list[_Arrival] = []
         self._number = 0
         self._cut = False
+        self._port_shift = 0
+        self._first = first
         self._wake_read, self._wake_write = os.pipe()
 
     def run(self) -> None:
@@ -127,6 +129,10 @@ class ImpairedPath:
         """Carry again."""
         self._cut = False
 
+    def rebind(self) -> None:
+        """Show the second side another UDP source port from now on, as a NAT does that forgot."""
+        self._port_shift += 1
+
     def stop(self) -> None:
         """Let :meth:`run` return."""
         os.write(self._wake_write, b"\0")
@@ -141,6 +147,8 @@ class ImpairedPath:
         packet = os.read(descriptor, _MAX_PACKET_BYTES)
         if self._cut:
             return
+        if self._port_shift:
+            packet = _shift_port(packet, self._port_shift, outward=descriptor == self._first)
         for due_s, copy in direction.offer(packet, time.monotonic()):
             self._number += 1
             heapq.heappush(self._arrivals, _Arrival(due_s, self._number, copy, other))
@@ -153,6 +161,18 @@ class ImpairedPath:
             except OSError as error:
                 if error.errno not in {errno.EIO, errno.ENOBUFS, errno.EINVAL}:
                     raise  # EIO: the interface is down, as it is at the very end
+
+
+def _shift_port(packet: bytes, shift: int, *, outward: bool) -> bytes:
+    """Return an IPv4 UDP packet with its source port (or destination port, inward) moved."""
+    if packet[0] != 0x45 or packet[9] != 17:
+        return packet
+    changed = bytearray(packet)
+    field_at = slice(20, 22) if outward else slice(22, 24)
+    port = int.from_bytes(changed[field_at], "big") + (shift if outward else -shift)
+    changed[field_at] = port.to_bytes(2, "big")
+    changed[26:28] = b"\0\0"  # IPv4 lets UDP go without a checksum
+    return bytes(changed)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from tests.support.envoy import client_configuration, run_envoy
 from tests.support.impairment import ImpairedPath, Impairment, run_impaired_path
 from tests.support.netns import NamespaceEnd
 from tests.support.processes import START_DEADLINE_S, run_process, wait_until
-from tests.support.relay_process import RunningRelay, run_relay_with_certificate
+from tests.support.relay_process import RunningRelay, run_changed_relay, use_certificate
 from tests.support.site_certificate import write_site_certificate
 from tests.support.udp_echo import UdpEcho, run_udp_echo
 
@@ -69,7 +69,7 @@ def envoy(end: NamespaceEnd, relay: RunningRelay, port: int, directory: Path) ->
         yield
 
 
-both_clients = pytest.mark.parametrize("client", [envoy])
+both_clients = pytest.mark.parametrize("client", [ghostctl, envoy])
 
 
 @contextmanager
@@ -79,8 +79,11 @@ def stage(ends: Ends, client: Client, impairment: Impairment, directory: Path) -
     with (
         run_impaired_path(client_end.device, far_end.device, impairment) as path,
         run_udp_echo(opened_by=far_end.call) as echo,
-        run_relay_with_certificate(
-            directory / "relay", certificate, listen=f"{far_end.address}:0", prefix=far_end.prefix
+        run_changed_relay(
+            directory / "relay",
+            use_certificate(certificate),
+            listen=f"{far_end.address}:0",
+            prefix=far_end.prefix,
         ) as relay,
         client(client_end, relay, echo.port, directory),
         client_end.call(lambda: socket.socket(type=socket.SOCK_DGRAM)) as local,
@@ -208,3 +211,22 @@ def test_a_tunnel_outlives_a_short_outage(
             lambda: _echoes(on.client), deadline_s=20 * timescale, what="an echo after the outage"
         )
         assert on.metrics()[connections] == before
+
+
+@both_clients
+def test_a_tunnel_goes_on_when_a_nat_forgets_the_client(
+    ends: Ends, client: Client, tmp_path: Path, timescale: float
+) -> None:
+    with stage(ends, client, Impairment(delay_s=0.002), tmp_path) as on:
+        drain(on.client, quiet_s=0.5 * timescale)
+        before, echoed_before = on.metrics(), on.echo.received_count
+        on.path.rebind()
+        on.client.settimeout(5 * timescale)
+        for number in range(20):
+            payload = f"after {number}".encode()
+            on.client.send(payload)
+            assert on.client.recv(2048) == payload
+        after = on.metrics()
+        assert on.echo.received_count - echoed_before == 20
+        assert grown(before, after, "ghostwire_relay_quic_connections_opened_total") == 0
+        assert grown(before, after, "ghostwire_relay_quic_migrations_total") == 1
