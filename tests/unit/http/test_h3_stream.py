@@ -157,8 +157,8 @@ class TestResponse:
         async with serving(app) as rig:
             call = await started(rig, app)
             await call.start(200, [(b"Content-Type", b"text/plain"), (b"Connection", b"close")])
-            await call.body(b"hel", more=True)
-            await call.body(b"lo")
+            await call.body(b"he", more=True)
+            await call.body(b"llo")
 
             assert rig.transport.headers[0] == [
                 [(b":status", b"200"), (b"content-type", b"text/plain")]
