@@ -22,6 +22,7 @@ from tests.support.caddy import GREETING, HttpSite, run_caddy
 from tests.support.curl import fetch, needs_curl, through
 from tests.support.dns_server import run_dns_server
 from tests.support.envoy import client_configuration, exchange, front_configuration, run_envoy
+from tests.support.ghostctl_tunnel import run_tunnel
 from tests.support.relay_process import RunningRelay, run_relay
 from tests.support.site_certificate import SiteCertificate, write_site_certificate
 
@@ -122,6 +123,14 @@ def envoy_front_dns(ground: Ground) -> None:
             _ask(local)
 
 
+def ghostctl_page(ground: Ground) -> None:
+    """Our own client carries a whole HTTP/3 connection, for comparison."""
+    target = ("127.0.0.1", ground.site.port)
+    with run_tunnel(ground.relay, target, ground.directory / "ghostctl") as (host, port):
+        url = f"https://{host}:{port}/"
+        assert fetch(url, ca_file=ground.site.certificate.ca_file).body == GREETING
+
+
 def _ask(local: tuple[str, int]) -> None:
     answer = exchange(local, DNSRecord.question(NAME).pack(), deadline_s=DEADLINE_S)
     assert answer is not None, "no answer"
@@ -134,6 +143,7 @@ CASES: tuple[tuple[str, str, Callable[[Ground], None]], ...] = (
     ("envoy client", "DNS, H3 datagrams", envoy_dns),
     ("envoy client", "HTTP/3 page, H3 datagrams", envoy_page),
     ("envoy front", "DNS, H3 datagrams", envoy_front_dns),
+    ("ghostctl", "HTTP/3 page, H3 datagrams", ghostctl_page),
 )
 
 
