@@ -5,7 +5,7 @@ import platform
 import signal
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager, nullcontext
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import structlog
@@ -75,6 +75,7 @@ class Relay:
         self._is_serving = False
         self._drain_wanted = asyncio.Event()
         self._end_wanted = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
         self._drain_deadline_s: float | None = None
 
     # -- life -----------------------------------------------------------------------------------
@@ -87,16 +88,19 @@ class Relay:
         """
         config = self._config
         async with AsyncExitStack() as stack:
+            if handle_signals:
+                # First in, last out: a late signal must not change the exit code.
+                stack.enter_context(_signals(self))
             material = load_material(config)
             parts = await open_parts(stack, config, material, clock=self._clock)
             self._parts, self._material = parts, material
             self._in_force = in_force(config, material, parts.gate.policy.digest)
             self._registry = build_registry(self._collector(parts))
             stack.callback(self._no_longer_serving)
-            await self._serve(parts, material.admin_token, handle_signals=handle_signals)
+            await self._serve(parts, material.admin_token)
         _log.info("ended")
 
-    async def _serve(self, parts: Parts, admin_token: str, *, handle_signals: bool) -> None:
+    async def _serve(self, parts: Parts, admin_token: str) -> None:
         """Supervise: if one of these tasks fails, all end and the process with them."""
         config = self._config
         stop_admin = asyncio.Event()
@@ -108,12 +112,15 @@ class Relay:
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(parts.admin.serve(app, config.admin.limits, stop_admin), name="admin")
-            ticker = group.create_task(self._tick(parts), name="tick")
-            with _signals(self, group) if handle_signals else nullcontext():
-                self._announce(parts)
-                await self._drain_wanted.wait()
-                await self._drain(parts)
-            ticker.cancel()
+            helpers = (
+                group.create_task(self._tick(parts), name="tick"),
+                group.create_task(self._reload_when_wanted(), name="reload"),
+            )
+            self._announce(parts)
+            await self._drain_wanted.wait()
+            await self._drain(parts)
+            for helper in helpers:
+                helper.cancel()
             stop_admin.set()
 
     def _announce(self, parts: Parts) -> None:
@@ -144,6 +151,12 @@ class Relay:
         while True:
             await asyncio.sleep(TICK_S)
             parts.gate.tick()
+
+    async def _reload_when_wanted(self) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            await self.reload()
 
     async def _drain(self, parts: Parts) -> None:
         """GOAWAY, refuse new tunnels, wait for the others until the deadline, end the rest."""
@@ -283,7 +296,11 @@ class Relay:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    def on_signal(self) -> None:
+    def on_hangup(self) -> None:
+        """Reload soon; several signals meanwhile are one reload."""
+        self._reload_wanted.set()
+
+    def on_termination(self) -> None:
         """Drain at the first SIGTERM or SIGINT, end at once at the second."""
         if self._drain_wanted.is_set():
             _log.warning("a second signal: ending at once")
@@ -316,18 +333,21 @@ class Relay:
 
 
 @contextmanager
-def _signals(relay: Relay, group: asyncio.TaskGroup) -> Generator[None]:
-    """SIGTERM and SIGINT drain, SIGHUP reloads; the default actions come back afterwards."""
+def _signals(relay: Relay) -> Generator[None]:
+    """SIGTERM and SIGINT drain, SIGHUP reloads. Afterwards the process ends: they are ignored."""
     loop = asyncio.get_running_loop()
-
-    def reload() -> None:
-        group.create_task(relay.reload(), name="reload")
-
-    loop.add_signal_handler(signal.SIGTERM, relay.on_signal)
-    loop.add_signal_handler(signal.SIGINT, relay.on_signal)
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    handlers = {
+        signal.SIGTERM: relay.on_termination,
+        signal.SIGINT: relay.on_termination,
+        signal.SIGHUP: relay.on_hangup,
+    }
+    for number, handler in handlers.items():
+        loop.add_signal_handler(number, handler)
     try:
         yield
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # Blocked, because in between the default action would kill us with another exit code.
+        signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
+        for number in handlers:
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN)

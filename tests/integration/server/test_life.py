@@ -61,7 +61,7 @@ async def test_draining_keeps_tunnels_refuses_new_ones_and_turns_readiness_off(
         await client.echo(stream_id, b"still there")
 
         client.session.send_data(stream_id, b"", end_stream=True)
-        await client.finished(stream_id)
+        await client.until(lambda: client.lost)
         assert relay.process.wait(30) == 0
 
 
@@ -149,3 +149,11 @@ def test_a_bad_option_and_no_configuration_end_with_2(tmp_path: Path) -> None:
     ended = run("--dev", "--state-dir", str(tmp_path), "--listen", "localhost:0")
     assert ended.returncode == 2
     assert "--listen: 'localhost:0' is not ADDRESS:PORT" in ended.stderr
+
+
+def test_a_signal_that_comes_late_does_not_change_the_exit_code(tmp_path: Path) -> None:
+    with managed_relay(tmp_path) as relay:
+        relay.process.send_signal(signal.SIGTERM)
+        while relay.process.poll() is None:
+            relay.process.send_signal(signal.SIGTERM)
+        assert relay.process.returncode == 0
