@@ -82,3 +82,34 @@ def test_a_refusal_passes_through_the_front(
         ),
     )
     assert "CONNECT-UDP Response Status 407" in fetched.trace
+
+
+def test_a_client_that_the_front_cannot_serve_leaves_its_neighbour_alone(
+    relay: RunningRelay,
+    front: tuple[str, int],
+    site_certificate: SiteCertificate,
+    site: HttpSite,
+    dns_port: int,
+    directory: Path,
+    timescale: float,
+) -> None:
+    """Envoy resets the capsule-only client by itself, and may pool both on one connection to us."""
+    configuration = client_configuration(
+        proxy=front,
+        proxy_ca_file=site_certificate.ca_file,
+        target=("127.0.0.1", dns_port),
+        headers=[("proxy-authorization", f"Bearer {relay.token}")],
+    )
+    question = DNSRecord.question("relay-test.example").pack()
+    with run_envoy(configuration, directory / "envoy-client") as address:
+        assert exchange(address, question, deadline_s=REPLY_DEADLINE_S * timescale)
+        fetched = fetch(
+            f"https://127.0.0.1:{site.port}/",
+            ca_file=site.certificate.ca_file,
+            arguments=[
+                *through(front, site_certificate.ca_file, f"Authorization: Bearer {relay.token}"),
+                "--timeout-s=5",
+            ],
+        )
+        assert "CONNECT-UDP Response Status 200" in fetched.trace
+        assert exchange(address, question, deadline_s=REPLY_DEADLINE_S * timescale)
