@@ -122,6 +122,7 @@ class TunnelReport:
     def ended(self, forwards: Sequence[UdpForward], link: RelayLink) -> None:
         """Say for the last time what was carried, if it ever began."""
         if self._is_running:
+            self._is_running = False
             self.status(forwards, link)
 
     def failed(self, error: ClientError) -> None:

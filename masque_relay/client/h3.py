@@ -115,6 +115,23 @@ class RelayConnection:
         """Call ``changed`` when the connection is lost, its relay is leaving, or a stream ended."""
         self._watchers.append(changed)
 
+    async def wait_settings(self) -> Mapping[int, int]:
+        """Wait for the peer's SETTINGS: from then on ordinary requests may be sent.
+
+        Raises:
+            RelayTimeout: none came within ``limits.settings_timeout_s``.
+            ConnectionLost: the connection ended before.
+        """
+        try:
+            async with asyncio.timeout(self._limits.settings_timeout_s):
+                return await asyncio.shield(self._settings)
+        except TimeoutError:
+            raise RelayTimeout(
+                "the relay accepted the connection but sent no HTTP/3 SETTINGS within "
+                f"{self._limits.settings_timeout_s:g} s",
+                hint="check that --relay names a relay",
+            ) from None
+
     async def wait_ready(self) -> None:
         """Wait for the relay's SETTINGS and check that it takes extended CONNECT.
 
@@ -123,15 +140,7 @@ class RelayConnection:
             RelayIncapable: SETTINGS without ENABLE_CONNECT_PROTOCOL.
             ConnectionLost: the connection ended before.
         """
-        try:
-            async with asyncio.timeout(self._limits.settings_timeout_s):
-                settings = await asyncio.shield(self._settings)
-        except TimeoutError:
-            raise RelayTimeout(
-                "the relay accepted the connection but sent no HTTP/3 SETTINGS within "
-                f"{self._limits.settings_timeout_s:g} s",
-                hint="check that --relay names a relay",
-            ) from None
+        settings = await self.wait_settings()
         # RFC 9220 section 3: a client must not send :protocol before it has seen this
         if settings.get(SETTINGS_ENABLE_CONNECT_PROTOCOL) != 1:
             raise RelayIncapable(
