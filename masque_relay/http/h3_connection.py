@@ -131,13 +131,12 @@ class H3Connection:
 
     def malformed_received(self, stream_id: int, detail: str) -> None:
         """The transport has reset a malformed stream."""
-        self._counters.requests_malformed += 1
-        _log.info("malformed request", connection_id=self._connection_id, detail=detail)
         self._begin(stream_id)
         self._early.take(stream_id)
         stream = self._streams.get(stream_id)
         if stream is not None:
             stream.disconnected(EndReason.PROTOCOL_ERROR, H3Error.MESSAGE_ERROR)
+        self._malformed(detail)
 
     def datagrams_received(self, stream_id: int, payloads: list[bytes]) -> None:
         """Hand datagrams to their stream; the packet path."""
@@ -155,9 +154,7 @@ class H3Connection:
         self._begin(stream_id)
         self._early.take(stream_id)
         self._to_stop.discard(stream_id)
-        if not self._reset_rate.allow():
-            _log.warning("too many cancelled requests", connection_id=self._connection_id)
-            self.transport.close(H3Error.EXCESSIVE_LOAD, "too many cancelled requests")
+        if not self._spend_patience():
             return
         stream = self._streams.get(stream_id)
         if stream is not None:
@@ -224,22 +221,35 @@ class H3Connection:
         self._next_stream_id = stream_id + 4
         return True
 
+    def _malformed(self, detail: str) -> None:
+        """Count a malformed request; it costs us as much as a cancelled one."""
+        self._counters.requests_malformed += 1
+        _log.debug("malformed request", connection_id=self._connection_id, detail=detail)
+        self._spend_patience()
+
+    def _spend_patience(self) -> bool:
+        """Allow one more useless request; else close the connection and return False."""
+        if self._reset_rate.allow():
+            return True
+        _log.warning("too many useless requests", connection_id=self._connection_id)
+        self.transport.close(H3Error.EXCESSIVE_LOAD, "too many cancelled or malformed requests")
+        return False
+
     def _request_received(self, stream_id: int, headers: Headers, *, end_stream: bool) -> None:
         early = self._early.take(stream_id)
         self._counters.requests += 1
-        try:
-            head = parse_request_head(headers, end_stream=end_stream)
-        except WireError as error:
-            self._counters.requests_malformed += 1
-            _log.info("malformed request", connection_id=self._connection_id, error=str(error))
-            self.transport.reset(stream_id, H3Error.MESSAGE_ERROR)
-            return
         if (
             self._owner.is_draining
             or len(self._streams) >= self._limits.max_requests_per_connection
             or not self._request_rate.allow()
         ):
             self.transport.reset(stream_id, H3Error.REQUEST_REJECTED)
+            return
+        try:
+            head = parse_request_head(headers, end_stream=end_stream)
+        except WireError as error:
+            self.transport.reset(stream_id, H3Error.MESSAGE_ERROR)
+            self._malformed(str(error))
             return
         self._start(stream_id, head, early, end_stream=end_stream)
 

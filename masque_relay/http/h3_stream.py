@@ -361,7 +361,7 @@ class H3Stream:
             self._counters.capsules_malformed += 1
         else:
             self._counters.requests_malformed += 1
-        _log.info("stream error", request_id=self.request_id, error=str(error))
+        _log.debug("stream error", request_id=self.request_id, error=str(error))
         self.abort(EndReason.PROTOCOL_ERROR, H3Error.MESSAGE_ERROR)
 
     def _consume(self, byte_count: int) -> None:

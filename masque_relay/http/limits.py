@@ -16,7 +16,7 @@ class HttpLimits:
     request_burst_count: int = 1_000
     """A client that reopens all its tunnels after a reconnect must pass at once."""
     reset_rate_per_s: float = 20.0
-    """Requests that the peer opens and cancels, per second: the rapid-reset attack
+    """Requests that the peer cancels or that are malformed, per second: the rapid-reset attack
     (CVE-2023-44487) costs us a task each. Beyond it the connection closes, H3_EXCESSIVE_LOAD."""
     reset_burst_count: int = 1_000
     """A closing client may cancel every tunnel it has, several times over."""

@@ -98,6 +98,21 @@ class TestCaps:
             assert rig.transport.closed[0] == 0x107
             assert rig.counters.streams_reset == 6
 
+    @pytest.mark.parametrize("found_by", ["transport", "front end"])
+    async def test_flood_of_malformed_requests_closes_the_connection(self, found_by: str) -> None:
+        app = ScriptedApp()
+        limits = HttpLimits(reset_burst_count=5, reset_rate_per_s=1)
+        async with serving(app, limits) as rig:
+            for stream_id in range(0, 24, 4):
+                assert rig.transport.closed is None
+                if found_by == "transport":
+                    rig.peer.malformed_received(stream_id, "bad")
+                else:
+                    rig.peer.headers_received(stream_id, [], end_stream=True)
+
+            assert rig.transport.closed is not None
+            assert rig.transport.closed[0] == 0x107
+
     async def test_cancelled_request_is_reset_from_our_side_too(self) -> None:
         app = ScriptedApp()
         async with serving(app) as rig:
