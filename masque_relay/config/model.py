@@ -24,7 +24,7 @@ from masque_relay.dataplane.limits import FlowLimits, ResolverLimits, SocketLimi
 from masque_relay.dataplane.resolver import FamilyPreference
 from masque_relay.http.denials import DEFAULT_PROXY_NAME
 from masque_relay.http.limits import HttpLimits
-from masque_relay.quic.limits import QuicLimits
+from masque_relay.quic.limits import H3Limits, QuicLimits
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
 
 
@@ -77,10 +77,14 @@ class QuicSection(Section):
 
     limits: QuicLimits = QuicLimits()
     """Caps and deadlines of the endpoint and of each connection."""
+    h3: H3Limits = H3Limits()
+    """Caps of the HTTP/3 framing. Read at start only."""
     qlog_dir: Path | None = None
-    """Write one qlog file per connection to this directory; it slows the relay down."""
+    """Write one qlog file per connection to this directory; it slows the relay down. Read at start
+    only."""
     keylog_file: Path | None = None
-    """Write TLS secrets to this file for packet analysers: whoever reads it reads the traffic."""
+    """Write TLS secrets to this file for packet analysers: whoever reads it reads the traffic. Read
+    at start only."""
 
 
 class ConnectUdpSection(Section):

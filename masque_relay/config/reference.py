@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import re
 import textwrap
 import types
 import typing
@@ -41,6 +42,7 @@ Units are in the names: `_s` seconds, `_bytes` bytes, `_count` a number of thing
 """
 
 _REQUIRED = object()
+_ROLE = re.compile(r":(?:class|meth|func|mod):(?=`)")  # markup for readers of the code
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,4 +208,5 @@ def _toml(value: object) -> str:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
+    plain = _ROLE.sub("", " ".join(text.split()))
+    return plain.replace("``", "`").replace("|", "\\|")

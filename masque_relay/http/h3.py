@@ -149,6 +149,10 @@ class H3FrontEnd:
             connection.goaway()
         return session
 
+    def apply_limits(self, limits: HttpLimits) -> None:
+        """Use other limits for connections that begin from now on; the others keep theirs."""
+        self._limits = limits
+
     def begin_drain(self) -> None:
         """Send GOAWAY everywhere; from here new requests are rejected, running ones go on."""
         self._is_draining = True

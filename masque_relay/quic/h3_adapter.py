@@ -11,7 +11,8 @@ from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.logger import QuicLoggerTrace
 
 from masque_relay.quic.application import H3Application, Headers, QuicTransport
-from masque_relay.quic.h3_framing import H3_DATAGRAM_DRAFTS, H3Framing, H3Limits
+from masque_relay.quic.h3_framing import H3_DATAGRAM_DRAFTS, H3Framing
+from masque_relay.quic.limits import H3Limits
 from masque_relay.wire.datagram import MAX_QUARTER_STREAM_ID, encode_quarter_stream_id
 from masque_relay.wire.varint import peek_varint
 

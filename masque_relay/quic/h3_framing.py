@@ -5,7 +5,6 @@ what it weighs and no stream waits for another; a cap on each frame that is buff
 sections are checked by ``h3_fields``; GOAWAY is understood; no server push and no WebTransport.
 """
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import pylsqpack
@@ -36,6 +35,7 @@ from aioquic.quic.logger import QuicLoggerTrace
 
 from masque_relay.quic import h3_fields
 from masque_relay.quic.application import Headers, QuicTransport
+from masque_relay.quic.limits import H3Limits
 from masque_relay.wire.varint import encode_varint, peek_varint
 
 H3_DATAGRAM_DRAFTS = (0xFFD277, 0x276)
@@ -49,17 +49,6 @@ _WHOLE_CONTROL_FRAMES = (
     FrameType.MAX_PUSH_ID,
     FrameType.CANCEL_PUSH,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class H3Limits:
-    """What one HTTP/3 connection may make us buffer."""
-
-    max_field_section_bytes: int = 16_384
-    """Announced as SETTINGS_MAX_FIELD_SECTION_SIZE and enforced, encoded and decoded: a JWT of
-    8 KiB fits twice."""
-    max_settings_bytes: int = 4_096
-    """A SETTINGS frame: 256 settings, of which peers send six."""
 
 
 class _ExcessiveLoadError(ProtocolError):

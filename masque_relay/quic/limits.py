@@ -1,4 +1,4 @@
-"""Owns QuicLimits: every bound of the QUIC endpoint and of its connections, with the reason."""
+"""Owns QuicLimits and H3Limits: what an endpoint and its connections may use, and why."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -84,3 +84,14 @@ class QuicLimits:
         if self.max_datagram_bytes > MAX_UDP_PAYLOAD_BYTES:
             msg = f"max_datagram_bytes must be at most {MAX_UDP_PAYLOAD_BYTES}"
             raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class H3Limits:
+    """What one HTTP/3 connection may make us buffer."""
+
+    max_field_section_bytes: int = 16_384
+    """Announced as SETTINGS_MAX_FIELD_SECTION_SIZE and enforced, encoded and decoded: a JWT of
+    8 KiB fits twice."""
+    max_settings_bytes: int = 4_096
+    """A SETTINGS frame: 256 settings, of which peers send six."""

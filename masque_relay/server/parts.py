@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 from masque_relay.admin.listener import AdminListener
 from masque_relay.config import RelayConfig
@@ -90,7 +91,7 @@ async def open_parts(
         limits=config.http,
         counters=counters.http,
         clock=clock,
-        session_factory=H3Session,
+        session_factory=partial(H3Session, limits=config.quic.h3),
     )
     certificates = CertificateStore(
         material.certificate,

@@ -273,6 +273,7 @@ class Relay:
                 applications=parts.applications,
             )
         )
+        parts.front_end.apply_limits(config.http)
         parts.dataplane.resolver.clear_cache()
         configure_logging(config.log.level, config.log.format)
         after = in_force(config, self._material, parts.gate.policy.digest)

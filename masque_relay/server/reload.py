@@ -116,6 +116,7 @@ def needs_restart(running: RelayConfig, wanted: RelayConfig) -> tuple[str, ...]:
         "egress": running.egress != wanted.egress,
         "admin": running.admin != wanted.admin,
         "audit": running.audit != wanted.audit,
+        "quic.h3": running.quic.h3 != wanted.quic.h3,
         "quic.qlog_dir": running.quic.qlog_dir != wanted.quic.qlog_dir,
         "quic.keylog_file": running.quic.keylog_file != wanted.quic.keylog_file,
         "gate.revocations_file": running.gate.revocations_file != wanted.gate.revocations_file,

@@ -8,11 +8,11 @@ from masque_relay.config.model import RelayConfig, Section
 from masque_relay.control.settings import AuditSettings, GateLimits, GateSettings
 from masque_relay.dataplane.limits import FlowLimits, ResolverLimits, SocketLimits
 from masque_relay.http.limits import HttpLimits
-from masque_relay.quic.limits import QuicLimits
+from masque_relay.quic.limits import H3Limits, QuicLimits
 
 COMPONENTS = {
-    QuicLimits, HttpLimits, ResolverLimits, FlowLimits, SocketLimits, AdminLimits, AuditSettings,
-    GateSettings,
+    QuicLimits, H3Limits, HttpLimits, ResolverLimits, FlowLimits, SocketLimits, AdminLimits,
+    AuditSettings, GateSettings,
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from aioquic.quic.events import StopSendingReceived, StreamReset
 
 from masque_relay.quic.application import Headers, QuicTransport
 from masque_relay.quic.h3_adapter import H3Session
-from masque_relay.quic.h3_framing import H3Limits
+from masque_relay.quic.limits import H3Limits
 from tests.support.aioquic_relays import Attacker, OurRelay, RecordingH3Application
 from tests.support.quic_pair import Pair, make_pair
 

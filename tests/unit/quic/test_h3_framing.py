@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from masque_relay.contract.address import Endpoint
-from masque_relay.quic.h3_framing import H3Framing, H3Limits
+from masque_relay.quic.h3_framing import H3Framing
+from masque_relay.quic.limits import H3Limits
 
 
 class RecordingTransport:
