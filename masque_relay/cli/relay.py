@@ -30,7 +30,14 @@ Command = TypeVar("Command", bound=Callable[..., object])
 DEFAULT_STATE_DIR = Path("state")
 
 
-@click.group()
+class _InOrder(click.Group):
+    """Lists the commands in the order in which they stand here: `run` first."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder)
 def relay() -> None:
     """Run a relay, and manage a running one.
 
@@ -72,15 +79,16 @@ def run(
     ready_file: Path | None,
     log_format: str | None,
 ) -> None:
-    """Run a relay in the foreground until SIGTERM; a second SIGTERM ends it at once.
+    """Run a relay in the foreground until SIGTERM.
+
+    SIGTERM or Ctrl-C drains: tunnels may finish until drain.deadline_s. A second one ends at once.
+    SIGHUP reloads policy, keys, certificates and limits without dropping tunnels.
 
     \b
     Examples:
       ghostctl relay run --dev --state-dir state
       ghostctl relay run --dev --listen 127.0.0.1:0 --admin 127.0.0.1:0 --ready-file ready.json
       ghostctl relay run /etc/ghostwire/relay.toml
-
-    SIGHUP reloads policy, keys, certificates and limits without dropping tunnels.
     """
     # Here, so that `ghostctl relay status` does not wait for the QUIC stack to load.
     from masque_relay.server import ConfigSource, Relay, RelayFiles, configure_logging  # noqa: PLC0415
@@ -115,7 +123,7 @@ def run(
             ca_file=state.ca_file if state else None,
             token_file=state.token_file if state else None,
         )
-        server = Relay(source, config, files, on_serving=_greeting(state) if state else None)
+        server = Relay(source, config, files, on_serving=greeting(state) if state else None)
         asyncio.run(server.run())
 
 
@@ -132,7 +140,7 @@ def _checked(option: str, check: Callable[[str], object], value: str) -> None:
         fail(f"{option}: {error}", exit_code=ExitCode.USAGE)
 
 
-def _greeting(state: DevState) -> "Callable[[Serving], None]":
+def greeting(state: DevState) -> "Callable[[Serving], None]":
     """Return what tells a newcomer what to type next, once the relay serves."""
 
     def greet(serving: "Serving") -> None:
@@ -169,7 +177,7 @@ Ctrl-C drains and ends; twice ends at once.
 @click.argument("config_file", metavar="FILE", type=click.Path(path_type=Path))
 @json_option
 def check_config(config_file: Path, as_json: bool) -> None:
-    """Check a configuration with everything that it names: policy, keys, certificates.
+    """Check a configuration and the files that it names.
 
     \b
     Examples:
@@ -195,7 +203,7 @@ def check_config(config_file: Path, as_json: bool) -> None:
 
 @relay.command("config-reference")
 def config_reference() -> None:
-    """Print every configuration key with its default: docs/reference/config.md.
+    """Print every configuration key: docs/reference/config.md.
 
     \b
     Examples:
@@ -295,7 +303,9 @@ def kick(
     state_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """End one tunnel; its client may open another one (see `revoke`).
+    """End one tunnel.
+
+    Its client may open another one: `revoke` keeps it out.
 
     \b
     Examples:
@@ -319,7 +329,7 @@ def revoke(
     state_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Refuse a subject or a token id from now on, and end its tunnels.
+    """Refuse a subject or a token, and end its tunnels.
 
     \b
     Examples:
@@ -343,7 +353,10 @@ def revoke(
 def reload(
     admin: str | None, admin_token_file: Path | None, state_dir: Path | None, as_json: bool
 ) -> None:
-    """Read config, policy, keys and certificates again: all of it or, with a problem, nothing.
+    """Read config, policy, keys and certificates again.
+
+    All of it changes or, if anything is wrong, nothing. No tunnel is dropped, but those that the
+    new policy refuses end.
 
     \b
     Examples:
@@ -370,7 +383,9 @@ def drain(
     state_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Begin the graceful end: no new tunnels, the old ones may finish, then the relay exits.
+    """End the relay gracefully.
+
+    No new tunnels; the old ones may finish until the deadline; then the relay exits.
 
     \b
     Examples:
