@@ -154,10 +154,6 @@ def check(
 
     \b
     Examples:
-      ghostctl tunnel check --relay https://relay.example --token-file token dns.example:53
-
-    \b
-    Example:
       ghostctl tunnel check --relay https://127.0.0.1:4433 --ca state/ca.pem \\
           --token-file state/token 127.0.0.1:53
 
