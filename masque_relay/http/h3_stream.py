@@ -48,6 +48,25 @@ class H3Stream:
         request_id: in logs, the audit trail and ``proxy-status``.
     """
 
+    __slots__ = (
+        "_counters",
+        "_expects_trailers",
+        "_inbox",
+        "_is_tunnel",
+        "_limits",
+        "_readable",
+        "_response",
+        "_sends_body",
+        "_services",
+        "_splice",
+        "_transport",
+        "_writable",
+        "carrier",
+        "head",
+        "request_id",
+        "stream_id",
+    )
+
     def __init__(
         self, services: StreamServices, stream_id: int, head: RequestHead, request_id: str
     ) -> None:
@@ -72,7 +91,8 @@ class H3Stream:
             on_over=self._carrier_over,
         )
         self._readable = asyncio.Event()
-        self._writable = asyncio.Event()
+        self._writable: asyncio.Event | None = None
+        """Made by the first ``send`` that has to wait: most tunnels never do."""
         self._response = _Response.NOT_STARTED
         self._sends_body = head.method != "HEAD"
         self._expects_trailers = False
@@ -119,7 +139,8 @@ class H3Stream:
 
     def writable(self) -> None:
         """Acknowledgements came; a waiting ``send`` may go on."""
-        self._writable.set()
+        if self._writable is not None:
+            self._writable.set()
 
     def disconnected(self, reason: EndReason, code: int | None = None) -> None:
         """The stream is over: reset by the peer, lost with the connection, or shut down."""
@@ -129,7 +150,7 @@ class H3Stream:
             self._splice.end(reason)
         self._response = _Response.ENDED
         self._readable.set()
-        self._writable.set()
+        self.writable()
 
     def abort(self, reason: EndReason, code: int) -> None:
         """Reset the stream from our side and tell the application."""
@@ -391,6 +412,8 @@ class H3Stream:
                 raise ClientDisconnectedError("the client is gone")
 
     async def _wait_less_unsent(self, unsent: int) -> None:
+        if self._writable is None:
+            self._writable = asyncio.Event()
         while (
             self._transport.unsent_bytes(self.stream_id) >= unsent
             and not self._inbox.is_disconnected

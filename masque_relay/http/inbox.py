@@ -27,6 +27,27 @@ class Inbox:
         dropped_datagrams: datagrams that the full queue lost after the 2xx.
     """
 
+    __slots__ = (
+        "_batches",
+        "_capsules",
+        "_chunks",
+        "_consume",
+        "_counters",
+        "_datagrams",
+        "_decoder",
+        "_discarding",
+        "_disconnect",
+        "_end_taken",
+        "_ended",
+        "_is_open",
+        "_is_tunnel",
+        "_limits",
+        "_missing_bytes",
+        "_splice_done",
+        "_trailers",
+        "dropped_datagrams",
+    )
+
     def __init__(
         self,
         *,
@@ -48,7 +69,8 @@ class Inbox:
             max_bytes=limits.early_datagram_bytes_per_stream,
         )
         self._decoder: CapsuleDecoder | None = None
-        self._capsules: deque[Capsule] = deque()
+        self._capsules: list[Capsule] = []
+        """Decoded but not yet taken, the next one last."""
         self._batches = False
         self._ended = False
         self._end_taken = False
@@ -203,10 +225,10 @@ class Inbox:
             chunk = self._chunks.popleft()
             self._consume(len(chunk))
             skipped_before = decoder.skipped_count
-            self._capsules.extend(decoder.feed(chunk))
+            self._capsules = decoder.feed(chunk)[::-1]
             self._counters.capsules_skipped += decoder.skipped_count - skipped_before
         if self._capsules:
-            capsule = self._capsules.popleft()
+            capsule = self._capsules.pop()
             self._counters.capsules_received += 1
             if capsule.type != CapsuleType.DATAGRAM:
                 return {

@@ -37,6 +37,22 @@ class Splice:
         received_bytes: their payload bytes, context ID included.
     """
 
+    __slots__ = (
+        "_carrier",
+        "_clock",
+        "_counters",
+        "_decoder",
+        "_filter",
+        "_idle_timeout_s",
+        "_idle_timer",
+        "_is_done",
+        "_on_done",
+        "_request_id",
+        "_session",
+        "received_bytes",
+        "received_datagrams",
+    )
+
     def __init__(
         self,
         session: TunnelSession,

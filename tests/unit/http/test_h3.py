@@ -174,6 +174,22 @@ class TestApplicationBugs:
             assert 0 in rig.transport.finished
 
 
+async def test_other_limits_hold_for_connections_that_begin_later() -> None:
+    app = ScriptedApp()
+    async with serving(app) as rig:
+        rig.front_end.apply_limits(HttpLimits(max_requests_per_connection=1))
+        later = rig.connect()
+        for transport in (rig.transport, later):
+            for stream_id in (0, 4):
+                transport.application.headers_received(stream_id, GET_HEAD, end_stream=True)
+        await settle()
+
+        assert not rig.transport.resets
+        assert later.resets == {4: 0x10B}
+        for call in app.calls:
+            call.finish()
+
+
 class TestDrain:
     async def test_goaway_then_running_requests_finish_then_the_connection_closes(self) -> None:
         app = ScriptedApp()
