@@ -45,11 +45,18 @@ def test_a_bad_configuration_is_not_tried_again(unit: dict[str, list[str]]) -> N
 
 
 def test_the_unit_calls_commands_that_exist(unit: dict[str, list[str]]) -> None:
-    for directive in ("ExecStart", "ExecStartPre"):
+    for directive in ("ExecStart", "ExecStartPre", "ExecReload"):
         words = unit[directive][0].split()
         assert words[1] == "relay"
-        assert isinstance(relay.commands[words[2]], click.Command)
-        assert words[3] == "/etc/ghostwire/relay.toml"
+        command = relay.commands[words[2]]
+        # Parses the arguments, runs nothing.
+        assert isinstance(command.make_context(words[2], words[3:]), click.Context)
+
+
+def test_a_reload_of_the_unit_asks_the_admin_listener_of_the_example(
+    unit: dict[str, list[str]], config: RelayConfig
+) -> None:
+    assert f"--admin http://{config.admin.listen} " in unit["ExecReload"][0]
 
 
 def test_what_the_example_writes_is_in_directories_that_the_unit_may_write(
