@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from secrets import SystemRandom
 from typing import Protocol
@@ -147,16 +148,24 @@ class UdpForward:
         # what fits now is told by whoever started us; from here on, changes are
         self._told_payload_bytes = self._opener.max_payload_bytes
         try:
-            async with asyncio.TaskGroup() as group:
-                self._group = group
+            async with self.opening_tunnels():
                 loop.add_reader(socket.fileno(), self._on_readable)
                 while True:
                     await asyncio.sleep(self._limits.sweep_interval_s)
                     self.sweep()
         finally:
-            self._group = None
             loop.remove_reader(socket.fileno())
             self.close()
+
+    @asynccontextmanager
+    async def opening_tunnels(self) -> AsyncGenerator[None]:
+        """Own the tasks that open tunnels while the block runs. :meth:`run` uses it."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            try:
+                yield
+            finally:
+                self._group = None
 
     def close(self) -> None:
         """Close the port and all tunnels; idempotent."""
