@@ -31,7 +31,7 @@ class BearerSettings:
     """Clock difference allowed for ``nbf`` and ``iat``. ``exp`` is strict, because the tunnel ends
     then."""
     groups_claim: str | None = "groups"
-    """The claim that lists the groups of the subject; None ignores such claims."""
+    """The claim that lists the groups of the subject; empty or None: no claim does."""
     max_token_bytes: int = 8192
     """Bounds the work on unauthenticated bytes; real tokens are under 2 KiB."""
     max_lifetime_s: float | None = None

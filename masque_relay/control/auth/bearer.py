@@ -185,7 +185,7 @@ class BearerAuthenticator:
 
     def _groups(self, claims: Mapping[str, object]) -> tuple[str, ...]:
         name = self._settings.groups_claim
-        claim = None if name is None else claims.get(name)
+        claim = claims.get(name) if name else None
         if claim is None:
             return ()
         groups: list[str] = []
