@@ -73,3 +73,9 @@ def test_commands_run_in_a_directory_of_their_own(tmp_path: Path) -> None:
         assert console.run(plain) == "one two\nthree\n"
         (block,) = console_blocks("```console\n$ pwd\n```\n")
         assert console.run(block).strip() == str(tmp_path)
+
+
+def test_a_here_document_belongs_to_its_command(tmp_path: Path) -> None:
+    (block,) = console_blocks("```console\n$ cat <<'END'\na\n$ b\nEND\n$ echo c\nc\n```\n")
+    with Console(tmp_path, Path(sys.executable).parent, timeout_s=30) as console:
+        assert console.run(block) == "a\n$ b\nc\n"

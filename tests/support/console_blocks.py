@@ -1,7 +1,8 @@
 """Owns the reading of runnable console blocks in Markdown, and the running of them.
 
 A block is fenced as ``console``; its commands begin with ``$ `` and may go on over lines that end
-in a backslash; other lines are output for the reader. An HTML comment right above the block says
+in a backslash, or to the end of a here-document (``<<'END'``); other lines are output for the
+reader. An HTML comment right above the block says
 how a test treats it:
 
 - ``<!-- test: background until REGEX -->``: started, and left running once its output matches;
@@ -24,6 +25,8 @@ FENCE = re.compile(
     r"(?:<!-- test: (?P<mark>[^\n]*?) -->\n+)?^```console\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
+
+HERE_DOCUMENT = re.compile(r"<<'(\w+)'")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +68,20 @@ def _block(match: re.Match[str], text: str) -> ConsoleBlock:
 def _commands(body: str) -> tuple[str, ...]:
     commands: list[str] = []
     continued = False
+    here_document_end: str | None = None
     for line in body.splitlines():
-        if continued:
+        if continued or here_document_end is not None:
             commands[-1] += "\n" + line
         elif line.startswith("$ "):
             commands.append(line[2:])
         else:
             continue
+        if here_document_end is not None:
+            here_document_end = None if line == here_document_end else here_document_end
+            continue
         continued = line.endswith("\\")
+        if match := HERE_DOCUMENT.search(line):
+            here_document_end = match[1]
     return tuple(commands)
 
 
