@@ -131,6 +131,7 @@ class QuicAdapter:
                     connection.abandon(NO_ERROR, "stateless reset")
                     break
                 connection.receive_datagram(packet, source, now)
+            connection.note_batch(len(packets), now)
         except Exception:  # noqa: BLE001 - a bug in the engine ends this connection only
             self._fail("the QUIC engine")
         self._deliver()
@@ -159,7 +160,7 @@ class QuicAdapter:
 
     def next_timer(self) -> float | None:
         """When :meth:`handle_timer` is due; None: never. Ask again after every other call."""
-        return self._connection.get_timer()
+        return self._connection.early_timer()
 
     def handle_timer(self, now: float) -> None:
         """Do what time asks for; early calls are harmless. Flush afterwards."""

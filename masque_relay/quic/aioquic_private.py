@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aioquic.quic.recovery import QuicPacketPacer
 
 CONNECTION_METHODS: Final = (
+    "_get_or_create_stream_for_send",
     "_handle_ack_frame",
     "_handle_crypto_frame",
     "_handle_datagram_frame",
@@ -27,6 +28,7 @@ CONNECTION_METHODS: Final = (
     "_initialize",
     "_flush_builder",
     "_parse_transport_parameters",
+    "_payload_received",
     "_replenish_connection_ids",
     "_update_traffic_key",
     "_write_application",
@@ -40,6 +42,7 @@ CONNECTION_METHODS: Final = (
 """Of QuicConnection: overridden or called."""
 
 CONNECTION_ATTRIBUTES: Final = (
+    "_ack_delay",
     "_close_event",
     "_close_pending",
     "_configuration",
@@ -60,15 +63,19 @@ CONNECTION_ATTRIBUTES: Final = (
     "_loss",
     "_max_datagram_size",
     "_network_paths",
+    "_pacing_at",
     "_packet_number",
     "_peer_cid",
     "_peer_cid_available",
+    "_ping_pending",
+    "_probe_pending",
     "_quic_logger",
     "_remote_ack_delay_exponent",
     "_remote_active_connection_id_limit",
     "_remote_max_data",
     "_remote_max_data_used",
     "_remote_max_datagram_frame_size",
+    "_retire_connection_ids",
     "_spaces",
     "_spin_bit",
     "_state",

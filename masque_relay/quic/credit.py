@@ -46,12 +46,15 @@ class CreditedConnection(QuicConnection):
     _consumed_bytes: int
     _received_to_the_end: set[int]
     """Streams whose receiving side is over, until aioquic forgets them."""
+    _is_stirred: bool
+    """Something besides datagrams and acknowledgements may have to be sent."""
 
     def init_credit(self) -> None:
         """Set up; the subclass calls it after aioquic's own constructor."""
         self._credits = {}
         self._consumed_bytes = 0
         self._received_to_the_end = set()
+        self._is_stirred = True
 
     def note_delivered(self, stream_id: int, byte_count: int, *, is_finished: bool) -> bool:
         """Count bytes that go to the application; False: it wants no more of them, drop them."""
@@ -69,15 +72,18 @@ class CreditedConnection(QuicConnection):
         if credit is None:
             return False
         self._consume(credit, min(byte_count, credit.delivered_bytes - credit.consumed_bytes))
-        return self._connection_credit_is_due() or self._stream_credit_is_due(
+        is_due = self._connection_credit_is_due() or self._stream_credit_is_due(
             self._streams.get(stream_id), credit
         )
+        self._is_stirred = self._is_stirred or is_due
+        return is_due
 
     def discard_stream(self, stream_id: int) -> None:
         """The application wants no more of a stream: what it has not read counts as read."""
         credit = self._credit(stream_id)
         credit.is_discarding = True
         self._consume(credit, credit.delivered_bytes - credit.consumed_bytes)
+        self._is_stirred = True
 
     def settle_reset_stream(self, stream_id: int) -> None:
         """The peer reset a stream: all that it counted goes back to the connection."""

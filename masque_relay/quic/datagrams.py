@@ -7,6 +7,7 @@ peer, and again when either shrinks; the queue drops its oldest.
 
 from collections.abc import Sequence
 
+from aioquic import tls
 from aioquic.quic.connection import QuicConnectionError, QuicReceiveContext
 from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from aioquic.quic.packet_builder import QuicPacketBuilder, QuicPacketBuilderStop
@@ -16,6 +17,7 @@ from masque_relay.contract.counters import QuicCounters
 from masque_relay.quic import aioquic_private
 from masque_relay.quic.aioquic_private import Buffer
 from masque_relay.quic.busy_streams import BusyStreamsConnection
+from masque_relay.wire.varint import peek_varint
 
 DATAGRAM_FRAME_OVERHEAD_BYTES = 3
 """Type and a two-byte length; aioquic always writes the length."""
@@ -24,6 +26,8 @@ PACKET_OVERHEAD_BYTES = 1 + 2 + 16
 STREAM_TURN_PACKETS = 4
 """While datagrams wait, streams may begin every fourth packet, so that a full datagram queue does
 not starve the requests and answers of its neighbours."""
+_NO_LIMIT_BYTES = 65_535
+_DATAGRAM_WITH_LENGTH = bytes([QuicFrameType.DATAGRAM_WITH_LENGTH])
 
 
 class DatagramConnection(BusyStreamsConnection):
@@ -99,6 +103,25 @@ class DatagramConnection(BusyStreamsConnection):
         """After a flush."""
         self._counters.quic_datagrams_sent += self._datagrams_waiting - len(self._datagrams_pending)
 
+    def _payload_received(
+        self,
+        context: QuicReceiveContext,
+        plain: bytes,
+        crypto_frame_required: bool = False,  # noqa: FBT001, FBT002 - aioquic's own signature
+    ) -> tuple[bool, bool]:
+        if plain[:1] == _DATAGRAM_WITH_LENGTH and context.quic_logger_frames is None:
+            datagrams = _split_datagram_frames(plain)
+            if datagrams is not None and self._may_take(context.epoch):
+                self._events.extend(datagrams)  # type: ignore[arg-type] # take_events tells
+                return True, False  # ack-eliciting, not probing
+        self._is_stirred = True
+        return super()._payload_received(context, plain, crypto_frame_required)
+
+    def _may_take(self, epoch: tls.Epoch) -> bool:
+        limit_bytes = self._configuration.max_datagram_frame_size
+        # A frame is never longer than a UDP payload; a smaller limit is left to the slow way.
+        return epoch is tls.Epoch.ONE_RTT and limit_bytes == _NO_LIMIT_BYTES
+
     def _handle_datagram_frame(
         self, context: QuicReceiveContext, frame_type: int, buf: Buffer
     ) -> None:
@@ -144,3 +167,25 @@ class DatagramConnection(BusyStreamsConnection):
                 stream.max_stream_data_remote,
             ),
         )
+
+
+def _split_datagram_frames(plain: bytes) -> list[bytes] | None:
+    """Return the payloads of a packet that holds DATAGRAM frames and nothing else.
+
+    None for any other packet: aioquic reads it frame by frame. This is nearly every packet of a
+    tunnel, and costs a tenth of that.
+    """
+    datagrams: list[bytes] = []
+    offset, end = 0, len(plain)
+    while offset < end:
+        if plain[offset] != QuicFrameType.DATAGRAM_WITH_LENGTH:
+            return None
+        found = peek_varint(plain, offset + 1)
+        if found is None:
+            return None
+        length, start = found
+        offset = start + length
+        if offset > end:
+            return None
+        datagrams.append(plain[start:offset])
+    return datagrams

@@ -38,9 +38,9 @@ from masque_relay.contract.counters import QuicCounters
 from masque_relay.quic import aioquic_private
 from masque_relay.quic.aioquic_private import Buffer
 from masque_relay.quic.congestion import RelayPacer, SeesSizes
-from masque_relay.quic.datagrams import DatagramConnection
 from masque_relay.quic.limits import QuicLimits
 from masque_relay.quic.path_mtu import BLACK_HOLE_LOSSES, PathMtu
+from masque_relay.quic.quiet_turns import QuietTurnsConnection
 from masque_relay.quic.reset import RESET_TOKEN_BYTES, is_stateless_reset
 from masque_relay.quic.tls import (
     CertificateStore,
@@ -79,7 +79,7 @@ class ConnectionPolicy:
     reset_token_for: Callable[[bytes], bytes] | None = None
 
 
-class HardenedQuicConnection(DatagramConnection):
+class HardenedQuicConnection(QuietTurnsConnection):
     """A QuicConnection that a stranger cannot fill, and that does what the relay needs.
 
     ``receive_datagram`` is aioquic's. Use :meth:`flush` in place of ``datagrams_to_send``,
@@ -105,6 +105,7 @@ class HardenedQuicConnection(DatagramConnection):
             retry_source_connection_id=retry_source_connection_id,
         )
         self.init_credit()
+        self.init_turns()
         self.init_datagrams(policy.limits.datagram_queue_count, counters)
         self.acknowledgements_seen = False
         """Set by an ACK frame; whoever reads it clears it."""
@@ -403,28 +404,31 @@ class HardenedQuicConnection(DatagramConnection):
         """Return when handle_timer is due; None: never."""
         timer_at = super().get_timer()
         deadline = self._path_mtu.deadline_s
-        if deadline is None or timer_at is None or self._state in END_STATES:
-            return timer_at
-        return min(timer_at, deadline)
+        if deadline is not None and timer_at is not None and self._state not in END_STATES:
+            timer_at = min(timer_at, deadline)
+        self._known_timer_at = timer_at
+        return timer_at
 
     def handle_timer(self, now: float) -> None:
         """Do what time asks for."""
+        self._is_stirred = True
         self._path_mtu.handle_timer(now)
         super().handle_timer(now)
 
     def flush(self, now: float) -> list[tuple[bytes, Address]]:
         """Return the packets that may go now, each with its destination."""
-        if not self._network_paths or self._state in END_STATES:
+        if not self._network_paths or self._state in END_STATES or self._has_nothing_to_say(now):
             return []
         self._flushed_at = now
-        self.forget_ended_streams()
         self._watch_path(now)
         self.prepare_datagrams()
         if self._handshake_confirmed:
             self._update_keys()
         packets = self.datagrams_to_send(now)
         self.count_sent_datagrams()
+        self.forget_ended_streams()
         packets += self._probe_path(now)
+        self.note_flush()
         return packets
 
 

@@ -30,6 +30,13 @@ SIGNATURES = {
     (QuicConnection, "_handle_stream_frame"): ["self", "context", "frame_type", "buf"],
     (QuicConnection, "_initialize"): ["self", "peer_cid"],
     (QuicConnection, "_parse_transport_parameters"): ["self", "data", "from_session_ticket"],
+    (QuicConnection, "_get_or_create_stream_for_send"): ["self", "stream_id"],
+    (QuicConnection, "_payload_received"): [
+        "self",
+        "context",
+        "plain",
+        "crypto_frame_required",
+    ],
     (QuicConnection, "_replenish_connection_ids"): ["self"],
     (QuicConnection, "_update_traffic_key"): [
         "self",
@@ -152,6 +159,7 @@ class TestContract:
                 "datagrams",
                 "h3_framing",
                 "hardened",
+                "quiet_turns",
                 "tls",
             )
         ]
