@@ -110,13 +110,14 @@ class Relay:
             limits=config.admin.limits,
             over_unix_socket=parts.admin.is_unix,
         )
+        # The sockets listen already: whoever comes at once waits for a moment.
+        self._announce(parts)
         async with asyncio.TaskGroup() as group:
             group.create_task(parts.admin.serve(app, config.admin.limits, stop_admin), name="admin")
             helpers = (
                 group.create_task(self._tick(parts), name="tick"),
                 group.create_task(self._reload_when_wanted(), name="reload"),
             )
-            self._announce(parts)
             await self._drain_wanted.wait()
             await self._drain(parts)
             for helper in helpers:
@@ -150,7 +151,10 @@ class Relay:
     async def _tick(self, parts: Parts) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            parts.gate.tick()
+            try:
+                parts.gate.tick()
+            except Exception:  # noqa: BLE001 (one lease's bug must not end the others' tunnels)
+                _log.exception("tick failed")
 
     async def _reload_when_wanted(self) -> None:
         while True:
@@ -241,6 +245,9 @@ class Relay:
             except ConfigError as error:
                 problems = tuple(str(problem) for problem in error.problems)
                 report = ReloadReport(problems=problems, changed=())
+            except Exception as error:  # noqa: BLE001 (a reload never ends a relay that runs)
+                _log.exception("reload failed")
+                report = ReloadReport(problems=(f"internal error: {error!r}",), changed=())
             finally:
                 notify("READY=1")
         self._reloads["refused" if report.problems else "done",] += 1

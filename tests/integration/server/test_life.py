@@ -144,6 +144,17 @@ def test_a_taken_port_ends_with_2_and_says_what_to_do(tmp_path: Path) -> None:
         assert "admin.listen" in ended.stderr
 
 
+def test_a_ready_file_that_cannot_be_written_ends_with_2(tmp_path: Path) -> None:
+    absent = tmp_path / "absent" / "ready.json"
+    ended = run(
+        "--dev", "--state-dir", str(tmp_path), "--listen", "127.0.0.1:0",
+        "--admin", "127.0.0.1:0", "--ready-file", str(absent),
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert f"{absent}: the ready file can't be written" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_bad_option_and_no_configuration_end_with_2(tmp_path: Path) -> None:
     assert run().returncode == 2
     ended = run("--dev", "--state-dir", str(tmp_path), "--listen", "localhost:0")
