@@ -4,9 +4,8 @@ An endpoint feeds it batches of packets and takes batches back; the application 
 ALPN once the handshake is complete, sees :class:`masque_relay.quic.application.QuicTransport`.
 Nothing here knows a socket, a task or a clock: time comes in as ``now`` (seconds, monotonic).
 
-A later fast path for 1-RTT packets that hold one DATAGRAM frame each fits in front of the loop in
-:meth:`QuicAdapter.receive_packets` and of the flush in :meth:`QuicAdapter.packets_to_send`: both
-see whole batches, and everything else stays with aioquic.
+``receive_packets`` and ``packets_to_send`` see whole batches: that is the seam for a fast path for
+1-RTT packets of one DATAGRAM frame each; everything else stays with aioquic.
 """
 
 import logging
