@@ -22,7 +22,7 @@ from masque_relay.control.revocation import RevocationError, RevocationList
 from masque_relay.control.settings import GateSettings
 from masque_relay.control.state import GateState, build_state
 
-PASSWORD_THREADS = 2  # an argon2 check keeps a core busy; the rest of the relay needs one too
+PASSWORD_THREADS = 1  # an argon2 check keeps a core busy; the packets need the others
 DRAIN_RETRY_AFTER_S = 5
 
 
@@ -147,14 +147,16 @@ class RelayGate:
             if (subject and lease.subject == subject)
             or (token_id and lease.principal.token_id == token_id)
         ]
-        keep_s = self._state.settings.limits.revocation_keep_s
-        expiries = [lease.principal.expires_s or 0.0 for lease in hit]
+        known_s = {
+            lease.principal.expires_s for lease in hit if lease.principal.token_id == token_id
+        }
+        keep_s = now_s + self._state.settings.limits.revocation_keep_s
         trouble: RevocationError | None = None
         try:
             self._revocations.revoke(
                 subject=subject or None,
                 token_id=token_id or None,
-                until_s=max([now_s + keep_s, *expiries]),
+                until_s=max((at_s or keep_s for at_s in known_s), default=keep_s),
                 now_s=now_s,
             )
         except RevocationError as error:

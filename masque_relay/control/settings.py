@@ -52,6 +52,11 @@ class BasicSettings:
     """Checks that wait or run, in all; the next one is refused as overloaded."""
     max_pending_per_source: int = 4
     """From one address, so that one guesser can't keep the others out."""
+    failure_burst: int = 20
+    """Wrong passwords from one address (IPv6: one /64) in a row; then they are refused unchecked
+    until some time has passed. Whoever is remembered is not affected."""
+    failures_per_s: float = 0.2
+    """How fast that allowance comes back."""
     cache_ttl_s: float = 300.0
     """How long a success is remembered; a removed user is out at the reload all the same."""
     cache_entries: int = 1024

@@ -9,11 +9,12 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Generator, Mapping
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from argon2 import Parameters, PasswordHasher, Type, extract_parameters
@@ -29,12 +30,14 @@ from masque_relay.control.auth.principal import (
     Principal,
     is_presentable,
 )
+from masque_relay.control.meter import TokenBucket
 from masque_relay.control.settings import BasicSettings
 from masque_relay.control.toml_table import TomlSource, TomlTable
 
 MAX_PASSWORD_BYTES = 1024  # argon2 hashes any length; this bounds what a peer makes us hash
 MAX_MEMORY_KIB = 262_144  # a hash from the file may cost at most 256 MiB per check
 RETRY_AFTER_S = 1
+MAX_REMEMBERED_SOURCES = 8192  # addresses that sent passwords; the longest unseen is forgotten
 
 _ARGON2ID = re.compile(
     r"\$argon2id\$v=19\$m=[0-9]+,t=[0-9]+,p=[0-9]+\$[A-Za-z0-9+/]+\$[A-Za-z0-9+/]+"
@@ -54,7 +57,8 @@ class User:
 
 def hash_password(password: str) -> str:
     """Return the argon2id hash of a password, for the users file."""
-    return PasswordHasher().hash(password)
+    # RFC 9106 section 4, second choice, but one lane: a check must not take several cores at once.
+    return PasswordHasher(time_cost=3, memory_cost=65_536, parallelism=1).hash(password)
 
 
 class BasicAuthenticator:
@@ -68,6 +72,7 @@ class BasicAuthenticator:
         self._hasher = PasswordHasher()
         self._decoy_hash = _decoy_hash(users)
         self._pending: Counter[IPAddress] = Counter()
+        self._failures: OrderedDict[int, TokenBucket] = OrderedDict()
         # Successes are remembered by a keyed digest: of no use to who reads our memory tomorrow.
         self._memory_key = secrets.token_bytes(32)
         self._verified: ExpiringMemory[Principal] = ExpiringMemory(settings.cache_entries)
@@ -88,16 +93,15 @@ class BasicAuthenticator:
         known = self._verified.get(digest, now_s)
         if known is not None:
             return known
-        with self._place(source.address) as place:
-            if not place:
-                return _overloaded("too many password checks at once")
-            try:
-                async with asyncio.timeout(self._settings.verify_timeout_s):
-                    good = await self._verify(credential.user, password)
-            except TimeoutError:
-                return _overloaded("the password check took too long")
+        allowance = self._allowance(source.address, now_s)
+        if allowance.refill(now_s) < 1:
+            return _overloaded("too many wrong passwords from this address")
+        good = await self._check_in_turn(credential.user, password, source.address)
+        if isinstance(good, Denial):
+            return good
         user = self._users.get(credential.user)
         if not good or user is None:
+            allowance.take(1)
             return _invalid()
         return self._accept(user, digest, now_s)
 
@@ -126,6 +130,16 @@ class BasicAuthenticator:
         self._verified.put(digest, principal, expires_s=remember_until_s)
         return principal
 
+    async def _check_in_turn(self, name: str, password: bytes, address: IPAddress) -> bool | Denial:
+        with self._place(address) as place:
+            if not place:
+                return _overloaded("too many password checks at once")
+            try:
+                async with asyncio.timeout(self._settings.verify_timeout_s):
+                    return await self._verify(name, password)
+            except TimeoutError:
+                return _overloaded("the password check took too long")
+
     async def _verify(self, name: str, password: bytes) -> bool:
         user = self._users.get(name)
         password_hash = self._decoy_hash if user is None else user.password_hash
@@ -144,6 +158,21 @@ class BasicAuthenticator:
         name = user.encode("utf-8", "surrogatepass")
         message = len(name).to_bytes(4, "big") + name + password
         return hmac.new(self._memory_key, message, hashlib.sha256).digest()
+
+    def _allowance(self, address: IPAddress, now_s: float) -> TokenBucket:
+        """Return how many wrong passwords an address may still send; a /64 counts as one."""
+        network = int(address) if isinstance(address, IPv4Address) else -(int(address) >> 64) - 1
+        bucket = self._failures.get(network)
+        if bucket is None:
+            settings = self._settings
+            bucket = TokenBucket(
+                rate_per_s=settings.failures_per_s, burst=settings.failure_burst, now_s=now_s
+            )
+            self._failures[network] = bucket
+            while len(self._failures) > MAX_REMEMBERED_SOURCES:
+                self._failures.popitem(last=False)
+        self._failures.move_to_end(network)
+        return bucket
 
     @contextmanager
     def _place(self, address: IPAddress) -> Generator[bool]:

@@ -275,6 +275,18 @@ async def test_tunnels_end_even_when_the_revocation_can_not_be_saved(tmp_path: P
     assert (await bench.denied()).reason is DenyReason.REVOKED
 
 
+async def test_a_revoked_token_id_is_forgotten_when_the_token_has_expired(tmp_path: Path) -> None:
+    bench = GateBench(tmp_path)
+    token = BearerToken(token=bench.token(token_id="t-1"))
+    await bench.open(bench.request(credentials=(token,)))
+    bench.gate.revoke(subject=None, token_id="t-1")
+    bench.gate.revoke(subject=None, token_id="never-seen")
+    assert bench.gate._revocations._token_ids == {
+        "t-1": bench.clock.wall_s() + 3600,
+        "never-seen": bench.clock.wall_s() + GateLimits().revocation_keep_s,
+    }
+
+
 def test_a_revocation_of_nobody_is_refused(tmp_path: Path) -> None:
     bench = GateBench(tmp_path)
     with pytest.raises(ValueError, match="subject or a token id"):

@@ -125,6 +125,32 @@ async def test_a_success_is_remembered_for_a_while_and_a_failure_is_not() -> Non
     assert len(pool.hashes) == 4
 
 
+async def test_a_guesser_runs_dry_and_who_is_remembered_or_elsewhere_does_not_mind() -> None:
+    pool = CountingPool()
+    settings = replace(SETTINGS, failure_burst=3, failures_per_s=0.5)
+    basic = BasicAuthenticator(settings, USERS, pool)
+    assert isinstance(await check(basic), Principal)
+    denials = [await check(basic, password=f"guess {number}") for number in range(5)]
+    reasons = [denial.reason for denial in denials if isinstance(denial, Denial)]
+    assert reasons == [DenyReason.CREDENTIAL_INVALID] * 3 + [DenyReason.OVERLOADED] * 2
+    assert len(pool.hashes) == 4
+    assert isinstance(await check(basic), Principal)
+    other = Endpoint(address=ip_address("2001:db8::1"), port=1)
+    assert isinstance(await check(basic, password="guess", source=other), Denial)
+    assert len(pool.hashes) == 5
+    await check(basic, password="guess", now_s=NOW_S + 2)
+    assert len(pool.hashes) == 6
+
+
+async def test_a_whole_ipv6_64_counts_as_one_guesser() -> None:
+    pool = CountingPool()
+    basic = BasicAuthenticator(replace(SETTINGS, failure_burst=3), USERS, pool)
+    for number in range(10):
+        source = Endpoint(address=ip_address(f"2001:db8::{number:x}"), port=1)
+        await check(basic, password="guess", source=source)
+    assert len(pool.hashes) == 3
+
+
 async def test_an_account_ends_also_for_who_is_remembered(pool: Executor) -> None:
     users = {"alice": replace(USERS["alice"], expires_s=NOW_S + 10)}
     basic = BasicAuthenticator(SETTINGS, users, pool)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from masque_relay.contract.errors import ConfigError
@@ -154,6 +154,7 @@ def test_every_problem_of_the_ca_files_is_reported_together(tmp_path: Path) -> N
 GOOD = CA.issue(EMAIL)
 
 
+@example(position=12, change=1)  # a version that does not exist
 @given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
 def test_no_changed_byte_makes_it_raise_or_count(position: int, change: int) -> None:
     mtls = MtlsAuthenticator(SETTINGS, [CA.certificate])
