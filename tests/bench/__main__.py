@@ -105,13 +105,13 @@ def main() -> None:
         # Memory first: fresh processes.
         measure_memory(bench, plan, report)
         for repetition in range(plan.repetitions):
-            print(f"repetition {repetition + 1} of {plan.repetitions}", file=sys.stderr)  # noqa: T201 - its output
+            print(f"repetition {repetition + 1} of {plan.repetitions}", file=sys.stderr)
             measure(bench, plan, report)
     if options.json:
         options.json.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
     if options.plot:
         options.plot.write_text(plot(report.as_json(), PLOTTED), encoding="utf-8")
-    print(machine(), report.table(), report.ratios(OURS, NAIVE), sep="\n\n")  # noqa: T201 - its output
+    print(machine(), report.table(), report.ratios(OURS, NAIVE), sep="\n\n")
 
 
 if __name__ == "__main__":

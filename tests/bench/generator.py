@@ -143,6 +143,8 @@ class Run:
         options = self._options
         flows: list[Upload] | list[Download]
         tunnels = await self._open()
+        for index in range(options.idle_tunnels):
+            await self._ways.open_tunnel(index, options.target_port)
         # Flow numbers must differ between generators that use one target at the same time.
         base = os.getpid() % 600 * 100
         if options.what == "uplink":
@@ -286,6 +288,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--tunnels", type=int, default=400)
+    parser.add_argument("--idle-tunnels", type=int, default=0, help="open beside the busy ones")
     parser.add_argument("--window", type=int, default=256)
     print(json.dumps(asyncio.run(Run(parser.parse_args()).measure())))  # noqa: T201 - its output
 
