@@ -21,6 +21,10 @@ from masque_relay.admin.address import UnixSocket, admin_url
 from masque_relay.admin.limits import AdminLimits
 from masque_relay.contract.address import Endpoint
 
+logger = logging.getLogger(__name__)
+
+STOP_S = 4.0
+"""At the end: how long running admin requests may take before they are cut off."""
 BACKLOG = 64
 """Operators and one scraper; more than this many waiting connections is somebody's mistake."""
 
@@ -57,9 +61,19 @@ class AdminListener:
         config.include_server_header = False
         config.keep_alive_timeout = limits.keep_alive_timeout_s
         config.read_timeout = int(limits.body_timeout_s) + 1
-        config.graceful_timeout = 2.0
+        config.graceful_timeout = STOP_S / 2
         try:
-            await serve(cast("Framework", app), config, shutdown_trigger=stop.wait)
+            async with asyncio.timeout(None) as deadline:
+
+                async def stopped() -> None:
+                    await stop.wait()
+                    # From Python 3.12 on hypercorn's own end waits for the last connection, however
+                    # long its client takes to read.
+                    deadline.reschedule(asyncio.get_running_loop().time() + STOP_S)
+
+                await serve(cast("Framework", app), config, shutdown_trigger=stopped)
+        except TimeoutError:
+            logger.warning("Admin connections were cut off at the end")
         finally:
             self.close()
 

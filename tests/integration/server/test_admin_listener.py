@@ -80,3 +80,22 @@ async def test_a_slow_writer_of_a_body_is_given_up(tmp_path: Path, operator: Fak
         stop.set()
     assert answer.startswith(b"HTTP/1.1 408")
     assert operator.calls == []
+
+
+async def test_the_end_waits_for_no_client_for_ever(tmp_path: Path, operator: FakeOperator) -> None:
+    limits = AdminLimits(body_timeout_s=3_600)
+    listener = AdminListener(UnixSocket(path=tmp_path / "admin.sock"))
+    stop = asyncio.Event()
+    app = build_admin_app(operator, token=TOKEN, limits=limits, over_unix_socket=True)
+    head = (
+        "POST /api/v1/revoke HTTP/1.1\r\nhost: x\r\n"
+        f"authorization: Bearer {TOKEN}\r\ncontent-length: 100\r\n\r\n{{"
+    )
+    async with asyncio.timeout(WAIT_S * 3), asyncio.TaskGroup() as group:
+        group.create_task(listener.serve(app, limits, stop))
+        _, writer = await asyncio.open_unix_connection(tmp_path / "admin.sock")
+        writer.write(head.encode())
+        await writer.drain()
+        await asyncio.sleep(0.1)  # the request is running; too short a wait only tests less
+        stop.set()
+    writer.close()
