@@ -56,6 +56,14 @@ def relay_options(command: Command) -> Command:
             show_default=True,
             help="Seconds to wait for the relay's handshake.",
         ),
+        click.option(
+            "--open-timeout",
+            "open_timeout_s",
+            type=click.FloatRange(min=0),
+            default=ClientLimits().open_timeout_s,
+            show_default=True,
+            help="Seconds to wait for the relay's answer to one tunnel request.",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -95,6 +103,7 @@ def udp(
     client_cert: Path | None,
     client_key: Path | None,
     connect_timeout_s: float,
+    open_timeout_s: float,
     idle_timeout_s: float,
     ready_file: Path | None,
     as_json: bool,
@@ -122,7 +131,9 @@ def udp(
         specs = [ForwardSpec.parse(text) for text in forwards]
     except ClientError as error:
         fail_with(error)
-    options = _options(ca_file, token_file, basic_file, client_cert, client_key, connect_timeout_s)
+    options = _options(
+        ca_file, token_file, basic_file, client_cert, client_key, connect_timeout_s, open_timeout_s
+    )
     report = TunnelReport(str(address), as_json=as_json)
     limits = ForwardLimits(idle_timeout_s=idle_timeout_s)
     try:
@@ -145,6 +156,7 @@ def check(
     client_cert: Path | None,
     client_key: Path | None,
     connect_timeout_s: float,
+    open_timeout_s: float,
     as_json: bool,
     target: str,
 ) -> None:
@@ -159,7 +171,9 @@ def check(
 
     Exit codes as of `ghostctl tunnel udp`.
     """
-    options = _options(ca_file, token_file, basic_file, client_cert, client_key, connect_timeout_s)
+    options = _options(
+        ca_file, token_file, basic_file, client_cert, client_key, connect_timeout_s, open_timeout_s
+    )
     try:
         address = RelayAddress.parse(relay_url, template=template)
         found = asyncio.run(_check(address, options, target))
@@ -251,6 +265,7 @@ def _options(
     client_cert: Path | None,
     client_key: Path | None,
     connect_timeout_s: float,
+    open_timeout_s: float,
 ) -> RelayOptions:
     given = [value for value in (token_file, basic_file, client_cert or client_key) if value]
     if len(given) > 1:
@@ -271,5 +286,5 @@ def _options(
     return RelayOptions(
         ca_file=ca_file,
         credential=credential,
-        limits=ClientLimits(connect_timeout_s=connect_timeout_s),
+        limits=ClientLimits(connect_timeout_s=connect_timeout_s, open_timeout_s=open_timeout_s),
     )

@@ -1,6 +1,6 @@
 """Owns what `ghostctl tunnel udp` says while it runs: lines for people, JSON lines for scripts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import assert_never
 
@@ -111,12 +111,11 @@ class TunnelReport:
     def status(self, forwards: Sequence[UdpForward], link: RelayLink) -> None:
         """Say what each forward has carried and dropped so far."""
         for forward in forwards:
-            status = forward.status()
             self._say(
-                _status_line(status, is_up=link.is_up),
+                _status_line(forward, is_up=link.is_up),
                 event="status",
                 relay_up=link.is_up,
-                **status,
+                **forward.status(),
             )
 
     def ended(self, forwards: Sequence[UdpForward], link: RelayLink) -> None:
@@ -152,18 +151,20 @@ class TunnelReport:
             click.echo(f"  next: {hint}", err=True)
 
 
-def _status_line(status: Mapping[str, object], *, is_up: bool) -> str:
-    dropped = status["dropped"]
-    drops = (
-        ", ".join(f"{count} {cause}" for cause, count in dropped.items() if count)
-        if isinstance(dropped, Mapping)
-        else ""
-    )
+def _status_line(forward: UdpForward, *, is_up: bool) -> str:
+    totals = forward.totals()
+    drops = {
+        "too large": totals.oversize,
+        "queue full": totals.send_dropped,
+        "relay away": totals.pending_dropped,
+        "refused": totals.refused_dropped,
+        "local socket full": totals.receive_dropped,
+    }
+    dropped = ", ".join(f"{count} {cause}" for cause, count in drops.items() if count)
     return (
-        f"{status['listen']} -> {status['target']}: relay {'up' if is_up else 'away'}, "
-        f"{status['peers']} peers, sent {status['sent']} ({status['sent_bytes']} bytes), "
-        f"received {status['received']} ({status['received_bytes']} bytes), "
-        f"dropped {drops or 'none'}"
+        f"{forward.spec.listen} -> {forward.spec.target}: relay {'up' if is_up else 'away'}, "
+        f"{forward.peer_count} peers, sent {totals.sent} ({totals.sent_bytes} bytes), "
+        f"received {totals.received} ({totals.received_bytes} bytes), dropped {dropped or 'none'}"
     )
 
 

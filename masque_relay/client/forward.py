@@ -309,6 +309,11 @@ class UdpForward:
 
     # -- status ----------------------------------------------------------------------------------
 
+    @property
+    def peer_count(self) -> int:
+        """Local peers that have sent something and are not idle yet."""
+        return len(self._peers)
+
     def status(self) -> Mapping[str, object]:
         """Return addresses, counts and sizes; JSON-ready."""
         totals = self.totals()
