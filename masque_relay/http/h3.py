@@ -1,9 +1,9 @@
-"""Owns the HTTP/3 front end: it runs an ASGI application for the requests of all connections."""
+"""Owns the HTTP front end: it runs an ASGI application for the requests of all connections."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import structlog
 from starlette.types import ASGIApp, Scope
@@ -17,6 +17,7 @@ from masque_relay.http.h3_stream import ClientDisconnectedError, H3Stream
 from masque_relay.http.lifespan import Lifespan
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.middleware_check import refuse_unfit_middleware
+from masque_relay.http.transport import ClientLink, HttpTransport, HttpVersion
 from masque_relay.quic.application import (
     H3Application,
     H3Transport,
@@ -40,8 +41,13 @@ class H3SessionFactory(Protocol):
         ...
 
 
+Session = TypeVar("Session", bound=HttpTransport)
+
+
 class H3FrontEnd:
     """Serves an ASGI application over HTTP/3; an async context manager.
+
+    Connections of other HTTP versions come through :meth:`serve_connection`.
 
     Every request is one task in the TaskGroup of this object. An application that raises ends its
     own request (500, or a reset once the response began) with one log record, nothing else.
@@ -134,16 +140,32 @@ class H3FrontEnd:
 
     @property
     def connection_count(self) -> int:
-        """HTTP/3 connections that are open."""
+        """HTTP connections that are open."""
         return len(self._connections)
 
     def application_factory(self, transport: QuicTransport) -> QuicApplication:
         """Return what a new connection with ALPN ``h3`` is to be fed to."""
-        connection = H3Connection(
-            self, limits=self._limits, counters=self._counters, clock=self._clock
+        return self.serve_connection(
+            lambda application: self._session_factory(transport, application), transport
         )
-        session = self._session_factory(transport, connection)
-        connection.bind(session)
+
+    def serve_connection(
+        self,
+        make_session: Callable[[H3Application], Session],
+        link: ClientLink,
+        *,
+        http_version: HttpVersion = HttpVersion.HTTP3,
+    ) -> Session:
+        """Take a new connection of any HTTP version; return the session that was made for it."""
+        connection = H3Connection(
+            self,
+            limits=self._limits,
+            counters=self._counters,
+            clock=self._clock,
+            http_version=http_version,
+        )
+        session = make_session(connection)
+        connection.bind(session, link)
         self._connections.add(connection)
         if self._is_draining:
             connection.goaway()

@@ -1,4 +1,4 @@
-"""Owns one HTTP/3 connection of the front end: streams, early datagrams, abuse rates."""
+"""Owns one HTTP connection of the front end: streams, early datagrams, abuse rates."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -18,7 +18,8 @@ from masque_relay.http.rate import EventRate
 from masque_relay.http.request_head import RequestHead, parse_request_head
 from masque_relay.http.scope import build_scope
 from masque_relay.http.services import StreamServices
-from masque_relay.quic.application import H3Transport, Headers
+from masque_relay.http.transport import ClientLink, HttpTransport, HttpVersion
+from masque_relay.quic.application import Headers
 from masque_relay.wire.errors import WireError
 
 _log = structlog.get_logger(__name__)
@@ -47,7 +48,7 @@ class ConnectionOwner(Protocol):
 
 
 class H3Connection:
-    """Feeds the requests of one connection (an H3Application).
+    """Feeds the requests of one connection of any HTTP version (an H3Application).
 
     A fault of one request is a reset of its stream; only a flood of cancelled requests closes the
     connection.
@@ -60,8 +61,11 @@ class H3Connection:
         limits: HttpLimits,
         counters: HttpCounters,
         clock: Clock,
+        http_version: HttpVersion = HttpVersion.HTTP3,
     ) -> None:
         self._owner = owner
+        self._http_version = http_version
+        self._link: ClientLink | None = None
         self._limits = limits
         self._counters = counters
         self._clock = clock
@@ -85,18 +89,20 @@ class H3Connection:
         )
         self._services: StreamServices | None = None
 
-    def bind(self, transport: H3Transport) -> None:
-        """Learn the transport; once, before anything is received."""
+    def bind(self, transport: HttpTransport, link: ClientLink) -> None:
+        """Learn the transport and who is at its end; once, before anything is received."""
+        self._link = link
         self._services = StreamServices(
             transport=transport,
             limits=self._limits,
             counters=self._counters,
             clock=self._clock,
             stop_when_sent=self._to_stop.add,
+            http_version=self._http_version,
         )
 
     @property
-    def transport(self) -> H3Transport:
+    def transport(self) -> HttpTransport:
         """The connection below."""
         return self._bound.transport
 
@@ -207,8 +213,14 @@ class H3Connection:
         return self._services
 
     @property
+    def _client(self) -> ClientLink:
+        if self._link is None:
+            raise RuntimeError("the connection has no transport yet")
+        return self._link
+
+    @property
     def _connection_id(self) -> str:
-        return self.transport.quic.connection_id
+        return self._client.connection_id
 
     def _begin(self, stream_id: int) -> bool:
         """Remember that a stream was seen; False if it had been already."""
@@ -246,7 +258,9 @@ class H3Connection:
             self.transport.reset(stream_id, H3Error.REQUEST_REJECTED)
             return
         try:
-            head = parse_request_head(headers, end_stream=end_stream)
+            head = parse_request_head(
+                headers, end_stream=end_stream, http_version=self._http_version
+            )
         except WireError as error:
             self.transport.reset(stream_id, H3Error.MESSAGE_ERROR)
             self._malformed(str(error))
@@ -257,7 +271,9 @@ class H3Connection:
         self, stream_id: int, head: RequestHead, early: list[bytes], *, end_stream: bool
     ) -> None:
         stream = H3Stream(self._bound, stream_id, head, request_id=uuid4().hex[:16])
-        scope = build_scope(stream, self.transport.quic, self._owner.state)
+        scope = build_scope(
+            stream, self._client, self._owner.state, http_version=self._http_version
+        )
         if not self._owner.start_request(self, stream, scope):
             self.transport.reset(stream_id, H3Error.REQUEST_REJECTED)
             return

@@ -1,4 +1,4 @@
-"""Owns one request on an HTTP/3 stream: the ASGI ``receive`` and ``send`` of its application."""
+"""Owns one request on a stream: the ASGI ``receive`` and ``send`` of its application."""
 
 import asyncio
 from collections.abc import Sequence
@@ -238,7 +238,9 @@ class H3Stream:
         if self._response is not _Response.NOT_STARTED:
             raise RuntimeError("http.response.start twice")
         status = int(message["status"])
-        fields: Headers = encode_fields(message.get("headers", ()))
+        fields: Headers = encode_fields(
+            message.get("headers", ()), http_version=self._services.http_version
+        )
         if status < 200:
             self._send_interim(status, fields)
             return

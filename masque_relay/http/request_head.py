@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from masque_relay.http.transport import HttpVersion
 from masque_relay.quic.application import Headers
 from masque_relay.wire.authority import parse_authority
 from masque_relay.wire.errors import WireError
@@ -38,6 +39,8 @@ class ConnectForm(StrEnum):
     """RFC 8441, RFC 9220: CONNECT with ``:protocol``."""
     CLASSIC = "classic"
     """RFC 9110 section 9.3.6."""
+    UPGRADE = "upgrade"
+    """RFC 9298 section 3.2: GET with ``Upgrade``, HTTP/1.1 only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +56,9 @@ class RequestHead:
     """Undecoded, without the query; empty for classic CONNECT."""
     query_string: bytes
     protocol: str | None
-    """Of extended CONNECT."""
+    """Of extended CONNECT or of an Upgrade."""
     form: ConnectForm | None
-    """None for every method but CONNECT."""
+    """None for a request that asks for no tunnel."""
     content_length: int | None
     uses_capsules: bool
     """Said by ``Capsule-Protocol: ?1`` or implied by the protocol."""
@@ -63,25 +66,31 @@ class RequestHead:
     """The field lines without pseudo-headers; ``host`` is always there, as ASGI wants it."""
 
 
-def parse_request_head(headers: Headers, *, end_stream: bool) -> RequestHead:
+def parse_request_head(
+    headers: Headers, *, end_stream: bool, http_version: HttpVersion = HttpVersion.HTTP3
+) -> RequestHead:
     """Return the values of a request head.
 
     Args:
-        headers: field lines as the wire had them, pseudo-headers first.
+        headers: field lines as the wire had them, pseudo-headers first. A head of HTTP/1.1 comes
+            with the same pseudo-headers (h1_head.py); ``:protocol`` is its Upgrade token.
         end_stream: the request ended with its head.
+        http_version: HTTP/1.1 may have connection-specific fields.
 
     Raises:
         WireError: malformed; reset the stream with H3_MESSAGE_ERROR.
     """
-    pseudo, fields = _split(headers)
+    is_http1 = http_version is HttpVersion.HTTP1
+    pseudo, fields = _split(headers, is_http1=is_http1)
     method = pseudo.get(b":method")
     if method is None or not _TOKEN.fullmatch(method):
         raise _bad(":method is missing or no token")
-    form = _form(method, pseudo)
+    form = _form(method, pseudo, is_http1=is_http1)
     authority = _authority(pseudo, fields, form)
     raw_path, query_string = _path(method, pseudo, form)
     content_length = _content_length(fields)
-    protocol = pseudo[b":protocol"].decode("ascii") if form is ConnectForm.EXTENDED else None
+    token = pseudo.get(b":protocol")
+    protocol = None if token is None else token.decode("ascii")
     uses_capsules = protocol is not None and (
         protocol in CAPSULE_PROTOCOLS or _says_capsules(fields)
     )
@@ -119,7 +128,7 @@ def _bad(detail: str, *, section: str = "RFC 9114 section 4.3.1") -> WireError:
     return WireError(detail, section=section)
 
 
-def _split(headers: Headers) -> tuple[dict[bytes, bytes], Headers]:
+def _split(headers: Headers, *, is_http1: bool) -> tuple[dict[bytes, bytes], Headers]:
     """Part pseudo-headers from fields; refuse unknown, repeated and late pseudo-headers."""
     pseudo: dict[bytes, bytes] = {}
     fields: Headers = []
@@ -133,23 +142,27 @@ def _split(headers: Headers) -> tuple[dict[bytes, bytes], Headers]:
                 raise _bad("repeated pseudo-header", section="RFC 9114 section 4.3")
             pseudo[name] = value
         else:
-            _check_field(name, value)
+            _check_field(name, value, is_http1=is_http1)
             fields.append((name, value))
     return pseudo, fields
 
 
-def _check_field(name: bytes, value: bytes) -> None:
+def _check_field(name: bytes, value: bytes, *, is_http1: bool = False) -> None:
     section = "RFC 9114 section 4.2"
     if not _NAME.fullmatch(name):
         raise _bad("field name is no lower-case token", section=section)
     if _BAD_VALUE.search(value) or value.strip(b" \t") != value:
         raise _bad("forbidden bytes in a field value", section="RFC 9114 section 10.3")
+    if is_http1:
+        return
     if name in _CONNECTION_NAMES or (name == b"te" and value.lower() != b"trailers"):
         raise _bad("connection-specific field", section=section)
 
 
-def _form(method: bytes, pseudo: dict[bytes, bytes]) -> ConnectForm | None:
+def _form(method: bytes, pseudo: dict[bytes, bytes], *, is_http1: bool) -> ConnectForm | None:
     protocol = pseudo.get(b":protocol")
+    if is_http1 and protocol is not None:
+        return ConnectForm.UPGRADE
     if method != b"CONNECT":
         if protocol is not None:
             raise _bad(":protocol without CONNECT", section="RFC 9220 section 3")

@@ -8,20 +8,26 @@ from urllib.parse import unquote
 from starlette.types import Scope
 
 from masque_relay.http.h3_stream import H3Stream
-from masque_relay.quic.application import QuicTransport
+from masque_relay.http.transport import ClientLink, HttpVersion
 from masque_relay.wire.authority import parse_authority
 from masque_relay.wire.errors import WireError
 
 TLS_1_3 = 0x0304  # QUIC has no other (RFC 9001 section 4.2)
 
 
-def build_scope(stream: H3Stream, quic: QuicTransport, state: Mapping[str, Any]) -> Scope:
+def build_scope(
+    stream: H3Stream,
+    link: ClientLink,
+    state: Mapping[str, Any],
+    *,
+    http_version: HttpVersion = HttpVersion.HTTP3,
+) -> Scope:
     """Return the scope for a request; ``state`` is the lifespan's, copied per request."""
     head = stream.head
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "3",
+        "http_version": str(http_version),
         "method": head.method,
         "scheme": head.scheme,
         "path": unquote(head.raw_path.decode("ascii")),
@@ -29,20 +35,20 @@ def build_scope(stream: H3Stream, quic: QuicTransport, state: Mapping[str, Any])
         "query_string": head.query_string,
         "root_path": "",
         "headers": head.fields,
-        "client": (str(quic.peer.address), quic.peer.port),
+        "client": (str(link.peer.address), link.peer.port),
         "server": _server(head.authority),
         "state": {**state, "request_id": stream.request_id},
-        "extensions": _extensions(stream, quic),
+        "extensions": _extensions(stream, link),
     }
 
 
-def _extensions(stream: H3Stream, quic: QuicTransport) -> dict[str, Any]:
+def _extensions(stream: H3Stream, link: ClientLink) -> dict[str, Any]:
     head = stream.head
     extensions: dict[str, Any] = {
         "http.response.trailers": {},
         "http.response.early_hint": {},
         "http.abort": {},
-        "tls": _tls(quic),
+        "tls": _tls(link),
     }
     if head.form is None:
         return extensions
@@ -62,17 +68,20 @@ def _extensions(stream: H3Stream, quic: QuicTransport) -> dict[str, Any]:
     return extensions
 
 
-def _tls(quic: QuicTransport) -> dict[str, Any]:
-    """The ASGI TLS extension, with the exporter (RFC 8446 section 7.5) beside it."""
+def _tls(link: ClientLink) -> dict[str, Any]:
+    """The ASGI TLS extension, with the exporter (RFC 8446 section 7.5) beside it.
+
+    Python's ssl has no exporter: over TCP there is None.
+    """
     return {
         "server_cert": None,
-        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(der) for der in quic.peer_certificate_chain],
+        "client_cert_chain": [ssl.DER_cert_to_PEM_cert(der) for der in link.peer_certificate_chain],
         "client_cert_name": None,
         "client_cert_error": None,
-        "tls_version": TLS_1_3,
+        "tls_version": getattr(link, "tls_version", TLS_1_3),
         "cipher_suite": None,
-        "server_name": quic.server_name,
-        "exporter": quic.export_keying_material,
+        "server_name": link.server_name,
+        "exporter": getattr(link, "export_keying_material", None),
     }
 
 
