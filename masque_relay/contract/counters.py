@@ -44,6 +44,11 @@ class QuicCounters:
     """Refused: larger than the path or the peer takes."""
     quic_datagrams_overflow: int = 0
     """Pushed out of the bounded send queue, oldest first."""
+    packets_received_fast: int = 0
+    """UDP datagrams of connections that the fast path handled; the others went through aioquic."""
+    packets_received_slow: int = 0
+    packets_sent_fast: int = 0
+    packets_sent_slow: int = 0
     path_mtu_probes_sent: int = 0
     path_mtu_raised: int = 0
     migrations: int = 0

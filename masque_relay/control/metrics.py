@@ -53,6 +53,10 @@ _UDP = "UDP datagrams of the QUIC endpoint, whatever they hold."
 _UDP_BYTES = "UDP payload bytes of the QUIC endpoint."
 _REFUSED = "New QUIC connections refused, by the cap that refused them."
 _FRAMES = "DATAGRAM frames (RFC 9221) on QUIC connections."
+_FAST_RECEIVED = "UDP datagrams of open connections that the fast path handled."
+_SLOW_RECEIVED = "UDP datagrams of open connections that aioquic handled."
+_FAST_SENT = "UDP datagrams of connections that the fast path built."
+_SLOW_SENT = "UDP datagrams of connections that aioquic built."
 _FRAMES_DROPPED = (
     "DATAGRAM frames not sent: too large for path or peer, or pushed out of the queue."
 )
@@ -129,6 +133,10 @@ COUNTER_ROWS: tuple[MetricRow, ...] = (
         _FRAMES_DROPPED,
         cause="overflow",
     ),
+    _row("quic", "packets_received_fast", "quic_fast_packets_received", _FAST_RECEIVED),
+    _row("quic", "packets_received_slow", "quic_slow_packets_received", _SLOW_RECEIVED),
+    _row("quic", "packets_sent_fast", "quic_fast_packets_sent", _FAST_SENT),
+    _row("quic", "packets_sent_slow", "quic_slow_packets_sent", _SLOW_SENT),
     _row(
         "quic", "path_mtu_probes_sent", "quic_path_mtu_probes_sent", "Path MTU probes (RFC 8899)."
     ),

@@ -125,11 +125,7 @@ class QuicAdapter:
             return
         self._is_in_call = True
         try:
-            for packet in packets:
-                if self._is_client and connection.resets_us(packet):
-                    connection.abandon(NO_ERROR, "stateless reset")
-                    break
-                connection.receive_datagram(packet, source, now)
+            connection.receive_batch(packets, source, now)
             connection.note_batch(len(packets), now)
         except Exception:  # noqa: BLE001 - a bug in the engine ends this connection only
             self._fail("the QUIC engine")

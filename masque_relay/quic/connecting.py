@@ -10,7 +10,8 @@ from masque_relay.contract.counters import QuicCounters
 from masque_relay.quic.adapter import AdapterOwner, Address, QuicAdapter
 from masque_relay.quic.congestion import RENO
 from masque_relay.quic.connection_settings import ClientSettings, ServerSettings
-from masque_relay.quic.hardened import ConnectionPolicy, HardenedQuicConnection
+from masque_relay.quic.fastpath import connection_class
+from masque_relay.quic.hardened import ConnectionPolicy
 from masque_relay.quic.limits import QuicLimits
 from masque_relay.quic.packet import CONNECTION_ID_BYTES
 
@@ -50,7 +51,7 @@ def accept_connection(
         private_key=identity.private_key,
         **_common_options(limits),
     )
-    connection = HardenedQuicConnection(
+    connection = connection_class(limits, configuration)(
         configuration=configuration,
         policy=ConnectionPolicy(
             limits=limits,
@@ -99,7 +100,7 @@ def open_connection(
         configuration.certificate = identity.certificate
         configuration.certificate_chain = list(identity.chain)
         configuration.private_key = identity.private_key
-    connection = HardenedQuicConnection(
+    connection = connection_class(settings.limits, configuration)(
         configuration=configuration,
         policy=ConnectionPolicy(limits=settings.limits),
         counters=counters,

@@ -7,7 +7,7 @@ takes is in ``aioquic_private.py``, and ``tests/security/test_aioquic_traps.py``
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from aioquic import tls
@@ -24,6 +24,7 @@ from aioquic.quic.connection import (
 from aioquic.quic.events import ConnectionTerminated, QuicEvent
 from aioquic.quic.logger import QuicLoggerTrace
 from aioquic.quic.packet import (
+    QuicErrorCode,
     QuicFrameType,
     QuicPacketType,
     pull_quic_transport_parameters,
@@ -396,6 +397,18 @@ class HardenedQuicConnection(QuietTurnsConnection):
 
     # -- time and output --------------------------------------------------------------------------
 
+    def receive_batch(self, packets: Sequence[bytes], source: Address, now: float) -> None:
+        """Take packets from one source, in order."""
+        for packet in packets:
+            self._receive_one(packet, source, now)
+
+    def _receive_one(self, packet: bytes, source: Address, now: float) -> None:
+        self._counters.packets_received_slow += 1
+        if self._is_client and self.resets_us(packet):
+            self.abandon(QuicErrorCode.NO_ERROR, "stateless reset")
+            return
+        self.receive_datagram(packet, source, now)
+
     def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         self.acknowledgements_seen = True
         super()._handle_ack_frame(context, frame_type, buf)
@@ -428,6 +441,7 @@ class HardenedQuicConnection(QuietTurnsConnection):
         self.count_sent_datagrams()
         self.forget_ended_streams()
         packets += self._probe_path(now)
+        self._counters.packets_sent_slow += len(packets)
         self.note_flush()
         return packets
 

@@ -17,6 +17,17 @@ class RetryMode(StrEnum):
     ALWAYS = "always"
 
 
+class FastPath(StrEnum):
+    """Whether packets of datagrams go past aioquic's own routine (``docs/decisions/0004``)."""
+
+    AUTO = "auto"
+    """Where it is safe: AES-GCM, no qlog, the version of aioquic that it was made for."""
+    ON = "on"
+    """Whatever the version of aioquic; for trying another one."""
+    OFF = "off"
+    """Every packet through aioquic."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuicLimits:
     """What one endpoint and each of its connections may use."""
@@ -71,6 +82,10 @@ class QuicLimits:
     datagram_queue_count: int = 512
     """DATAGRAM frames that wait for the congestion window, per connection; the oldest is dropped.
     About 30 ms at 200 Mbit/s: more would be latency, not throughput."""
+
+    fast_path: FastPath = FastPath.OFF
+    """Batches of datagrams at a fraction of the CPU; `off` helps to find out whether it is to blame
+    for something. New connections only."""
 
     def __post_init__(self) -> None:
         """Refuse packet sizes with which no connection could work.

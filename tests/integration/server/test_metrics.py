@@ -38,6 +38,8 @@ MOVED_ELSEWHERE = {
     "quic.sends_dropped",  # needs a full kernel buffer
     "quic.quic_datagrams_oversize",  # needs a small path
     "quic.quic_datagrams_overflow",  # needs a slow reader
+    "quic.packets_received_fast",  # depends on the cipher
+    "quic.packets_sent_fast",
     "quic.path_mtu_probes_sent",
     "quic.path_mtu_raised",
     "quic.migrations",

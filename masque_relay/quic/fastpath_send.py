@@ -1,0 +1,354 @@
+"""Owns FastSendConnection: packets of DATAGRAM frames, and of nothing but an ACK, in one pass.
+
+For every packet aioquic 1.7.2 asks everything that may want to be in it, builds it field by field
+and registers it by itself. Here one look says that nothing but datagrams and an ACK is due; then
+all packets that window and pacer allow are planned, sealed, protected with the masks of one cipher
+call and registered together. The bytes are those that aioquic would have sent.
+
+aioquic owns all state: the packet number is read at the beginning and written at the end of a pass
+during which nobody else runs, and what is sent is in recovery's table before the pass returns.
+"""
+
+from collections.abc import Sequence
+from struct import Struct
+from typing import TYPE_CHECKING, Final, cast
+
+from aioquic import tls
+from aioquic.quic.connection import QuicConnectionState
+from aioquic.quic.packet import QuicFrameType, QuicPacketType, push_ack_frame
+from aioquic.quic.packet_builder import QuicSentPacket
+
+from masque_relay.quic import aioquic_private, fastpath_private
+from masque_relay.quic.aioquic_private import Buffer
+from masque_relay.quic.congestion import RelayReno
+from masque_relay.quic.datagrams import PACKET_OVERHEAD_BYTES, STREAM_TURN_PACKETS
+from masque_relay.quic.fastpath_receive import FastReceiveConnection
+
+if TYPE_CHECKING:
+    from aioquic.quic.connection import QuicNetworkPath
+    from aioquic.quic.recovery import QuicPacketSpace
+
+Address = tuple[str, int]
+
+_FIXED_BIT = 0x40
+_TWO_BYTE_PACKET_NUMBER = 1
+_SAMPLE_AT = 2  # RFC 9001 section 5.4.2: four bytes after where a packet number of two begins
+_SAMPLE_END = 18
+_MASKS = Struct(">BH13x")
+_DATAGRAM_WITH_LENGTH = bytes([QuicFrameType.DATAGRAM_WITH_LENGTH])
+_ONE_BYTE_VARINT_END = 0x40
+_ACK_OF_ACK_PACKETS = 8
+_HEADERS: Final[dict[int, Struct]] = {size: Struct(f">B{size}sH") for size in range(21)}
+"""First byte, connection ID, packet number; by the length of the connection ID."""
+_ONE_BYTE_LENGTHS = [_DATAGRAM_WITH_LENGTH + bytes([n]) for n in range(_ONE_BYTE_VARINT_END)]
+
+
+class DatagramsSent:
+    """The record of a packet of DATAGRAM frames: what recovery asks of a QuicSentPacket.
+
+    Nobody waits to hear what became of a datagram (RFC 9221 section 5.1).
+    """
+
+    __slots__ = ("packet_number", "sent_bytes", "sent_time")
+
+    epoch = tls.Epoch.ONE_RTT
+    in_flight = True
+    is_ack_eliciting = True
+    is_crypto_packet = False
+    packet_type = QuicPacketType.ONE_RTT
+    delivery_handlers = ()
+    quic_logger_frames = ()
+
+    def __init__(self, packet_number: int, sent_bytes: int, sent_time: float) -> None:
+        self.packet_number = packet_number
+        self.sent_bytes = sent_bytes
+        self.sent_time = sent_time
+
+
+class FastSendConnection(FastReceiveConnection):
+    """A connection that sends bursts; see :meth:`flush`."""
+
+    _packet_number: int
+    _next_stream_turn: int
+
+    def flush(self, now: float) -> list[tuple[bytes, Address]]:
+        """Return the packets that may go now, each with its destination."""
+        if self._datagrams_pending or self._is_ack_due(now):
+            packets = self._flush_fast(now)
+            if packets is not None:
+                return packets
+        packets = super().flush(now)
+        if packets:
+            self._first_fast_packet = self._packet_number
+        return packets
+
+    def get_timer(self) -> float | None:
+        """Return when handle_timer is due; None: never."""
+        if not self._is_established():
+            return super().get_timer()
+        # What aioquic would say, with the answers that are fixed by now left out.
+        space = self._spaces[tls.Epoch.ONE_RTT]
+        recovery = self._loss
+        timer_at = self._close_at
+        assert timer_at is not None  # noqa: S101 - it is set before the handshake begins
+        loss_at = space.loss_time
+        if loss_at is None and space.ack_eliciting_in_flight:
+            loss_at = fastpath_private.probe_timeout_at(recovery)
+        self._loss_at = loss_at
+        for at in (space.ack_at, loss_at, self._pacing_at, self._path_mtu.deadline_s):
+            if at is not None and at < timer_at:
+                timer_at = at
+        self._known_timer_at = timer_at
+        return timer_at
+
+    def handle_timer(self, now: float) -> None:
+        """Do what time asks for; an ACK that is due is the business of the next flush."""
+        due = (self._close_at, self._loss_at, self._path_mtu.deadline_s)
+        if self._is_established() and not any(at is not None and at <= now for at in due):
+            self._known_timer_at = None
+            return
+        super().handle_timer(now)
+
+    def _is_established(self) -> bool:
+        """Whether only 1-RTT packets matter, on a path that is known to be the peer's."""
+        return (
+            self._handshake_confirmed
+            and self._state is QuicConnectionState.CONNECTED
+            and self._network_paths[0].is_validated
+        )
+
+    def _is_ack_due(self, now: float) -> bool:
+        if not self._handshake_confirmed:
+            return False
+        ack_at = self._spaces[tls.Epoch.ONE_RTT].ack_at
+        return ack_at is not None and ack_at <= now
+
+    def _flush_fast(self, now: float) -> list[tuple[bytes, Address]] | None:
+        """Send datagrams and a due ACK; None: something else wants to be sent, nothing is done."""
+        path = self._network_paths[0]
+        if not self._may_send_fast(path):
+            return None
+        crypto = self._cryptos[tls.Epoch.ONE_RTT]
+        make_masks = fastpath_private.aes_masks(crypto.send)
+        if make_masks is None:
+            return None
+        self._flushed_at = now
+        if self._is_stirred:
+            self._watch_path(now)
+        self.prepare_datagrams()
+        self._update_keys()
+        if crypto.key_phase != crypto.recv.key_phase:
+            return None  # a key update begins with aioquic's next packet
+        space = self._spaces[tls.Epoch.ONE_RTT]
+        ack = b""
+        if space.ack_at is not None and space.ack_at <= now:
+            ack = self._encode_ack(space, now)
+            if not ack:
+                return None
+        plains = self._plan_packets(ack, now)
+        packets = self._seal_packets(plains, make_masks)
+        is_only_ack = plains[:1] == [ack]
+        self._register(packets, now, has_ack=bool(ack), is_only_ack=is_only_ack)
+        self.count_sent_datagrams()
+        address = path.addr
+        out = [(packet, address) for packet in packets]
+        out += self._probe_path(now)
+        self._is_stirred = self._pacing_at is not None
+        self._known_timer_at = None
+        if ack:
+            self._unacknowledged = 0
+        return out
+
+    def _may_send_fast(self, path: "QuicNetworkPath") -> bool:
+        """Whether nothing that aioquic would write before or beside datagrams waits."""
+        if (
+            not self._is_established()
+            or self._close_pending
+            or self._quic_logger is not None
+            or len(self._network_paths) > 1
+            or path.remote_challenges
+            or self._ping_pending
+            or self._probe_pending
+            or self._retire_connection_ids
+            or self._handshake_done_pending
+            or self._streams_blocked_pending
+            or (self._is_client and self._remote_preferred_address is not None)
+        ):
+            return False
+        limit = self._local_max_data
+        if (
+            not self._crypto_streams[tls.Epoch.ONE_RTT].sender.buffer_is_empty
+            or limit.value != limit.sent
+            or self._connection_credit_is_due()
+            or any(not connection_id.was_sent for connection_id in self._host_cids)
+        ):
+            return False
+        # Asking every stream is what costs; nothing about them has changed without a stir.
+        return not self._is_stirred or not (
+            any(
+                limit.value != limit.sent
+                for limit in (self._local_max_streams_bidi, self._local_max_streams_uni)
+            )
+            or any(number not in self._streams for number in self._received_to_the_end)
+            or any(map(self._is_busy, self._streams.values()))
+        )
+
+    def _encode_ack(self, space: "QuicPacketSpace", now: float) -> bytes:
+        """Return the ACK frame; nothing where it should take a PING along, which is aioquic's."""
+        if self._ack_wants_ping(space) or (
+            len(space.ack_queue) > 1 and self._packet_number % _ACK_OF_ACK_PACKETS == 0
+        ):
+            return b""
+        assert space.largest_received_time is not None  # noqa: S101 - an ACK is due
+        delay_s = now - space.largest_received_time
+        room_bytes = self._max_datagram_size - PACKET_OVERHEAD_BYTES - len(self._peer_cid.cid)
+        buffer = Buffer(capacity=room_bytes)
+        buffer.push_uint8(QuicFrameType.ACK)
+        push_ack_frame(
+            buffer,
+            space.ack_queue,
+            int(delay_s * 1_000_000) >> self._local_ack_delay_exponent,
+            room_bytes - 1,
+        )
+        return buffer.data
+
+    def _plan_packets(  # noqa: C901, PLR0915 - the hot loop: a call costs as much as a line
+        self, ack: bytes, now: float
+    ) -> list[bytes]:
+        """Take datagrams off the queue, as many as may go; return what the packets hold.
+
+        The first one begins with the ACK, which waits for neither window nor pacer; datagrams that
+        fit beside it go along, as aioquic does it.
+        """
+        pending = self._datagrams_pending
+        pacer = fastpath_private.pacer(self._loss)
+        packet_time = pacer.packet_time
+        if packet_time is not None:
+            pacer.update_bucket(now=now)
+        bucket = pacer.bucket_time
+        overhead_bytes = PACKET_OVERHEAD_BYTES + len(self._peer_cid.cid)
+        packet_bytes = self._max_datagram_size - overhead_bytes
+        flight_bytes = self._loss.congestion_window - self._loss.bytes_in_flight
+        number = self._packet_number
+        plains: list[bytes] = []
+        self._pacing_at = None
+        while pending or ack:
+            if packet_time is not None and bucket <= 0 and not ack:
+                self._pacing_at = now + packet_time
+                break
+            if pending and number >= self._next_stream_turn:
+                self._next_stream_turn = number + STREAM_TURN_PACKETS
+            room_bytes = min(packet_bytes, flight_bytes - overhead_bytes) - len(ack)
+            pieces: list[bytes] = [ack] if ack else []
+            while pending:
+                data = pending[0]
+                size = len(data)
+                if size < _ONE_BYTE_VARINT_END:
+                    head = _ONE_BYTE_LENGTHS[size]
+                else:
+                    head = b"\x31%b" % (size | 0x4000).to_bytes(2, "big")
+                room_bytes -= len(head) + size
+                if room_bytes < 0:
+                    break
+                pieces.append(head)
+                pieces.append(data)
+                pending.popleft()
+            if not pieces:
+                break
+            plain = b"".join(pieces)
+            plains.append(plain)
+            if len(pieces) > 1 or not ack:
+                flight_bytes -= overhead_bytes + len(plain)
+            ack = b""
+            number += 1
+            if packet_time is not None:
+                bucket = 0.0 if bucket < packet_time else bucket - packet_time
+        pacer.bucket_time = bucket
+        return plains
+
+    def _seal_packets(
+        self, plains: Sequence[bytes], make_masks: "fastpath_private.MaskMaker"
+    ) -> list[bytes]:
+        """Encrypt packets with consecutive numbers, then protect their headers (RFC 9001 5.4)."""
+        crypto = self._cryptos[tls.Epoch.ONE_RTT]
+        seal, iv = fastpath_private.sealer(crypto.send)
+        cid = self._peer_cid.cid
+        first_byte = (
+            _FIXED_BIT | self._spin_bit << 5 | crypto.key_phase << 2 | _TWO_BYTE_PACKET_NUMBER
+        )
+        pack = _HEADERS[len(cid)].pack
+        number = self._packet_number
+        sealed: list[bytes] = []
+        for plain in plains:
+            header = pack(first_byte, cid, number & 0xFFFF)
+            sealed.append(seal((iv ^ number).to_bytes(12, "big"), plain, header))
+            number += 1
+        masks = make_masks(b"".join([data[_SAMPLE_AT:_SAMPLE_END] for data in sealed]))
+        number = self._packet_number
+        packets: list[bytes] = []
+        for data, (mask_byte, mask_number) in zip(sealed, _MASKS.iter_unpack(masks), strict=True):
+            header = pack(first_byte ^ (mask_byte & 0x1F), cid, (number & 0xFFFF) ^ mask_number)
+            packets.append(header + data)
+            number += 1
+        return packets
+
+    def _register(
+        self, packets: Sequence[bytes], now: float, *, has_ack: bool, is_only_ack: bool
+    ) -> None:
+        """Tell recovery, the idle timer and the path of the packets, all at once."""
+        space = self._spaces[tls.Epoch.ONE_RTT]
+        number = self._packet_number
+        self._packet_number += len(packets)
+        self._counters.packets_sent_fast += len(packets)
+        path = self._network_paths[0]
+        sent = space.sent_packets
+        controller = aioquic_private.congestion_control(self._loss)
+        flight_bytes = eliciting_count = 0
+        for packet in packets:
+            size = len(packet)
+            path.bytes_sent += size
+            record: QuicSentPacket
+            if has_ack:
+                record = self._ack_record(space, number, size, now, is_only_ack=is_only_ack)
+                has_ack = False
+            else:
+                record = cast("QuicSentPacket", DatagramsSent(number, size, now))
+            sent[number] = record
+            number += 1
+            if record.in_flight:
+                eliciting_count += 1
+                flight_bytes += size
+                if not isinstance(controller, RelayReno):
+                    controller.on_packet_sent(packet=record)
+        if not eliciting_count:
+            return
+        if isinstance(controller, RelayReno):
+            controller.bytes_in_flight += flight_bytes
+        space.ack_eliciting_in_flight += eliciting_count
+        fastpath_private.note_eliciting_sent(self._loss, now)
+        if not self._ack_eliciting_sent_since_receipt:
+            # RFC 9000 section 10.1: the first ack-eliciting packet since the last one received.
+            self._close_at = now + self._idle_timeout()
+            self._ack_eliciting_sent_since_receipt = True
+
+    def _ack_record(
+        self,
+        space: "QuicPacketSpace",
+        number: int,
+        size: int,
+        now: float,
+        *,
+        is_only_ack: bool,
+    ) -> QuicSentPacket:
+        space.ack_at = None
+        return QuicSentPacket(
+            epoch=tls.Epoch.ONE_RTT,
+            in_flight=not is_only_ack,
+            is_ack_eliciting=not is_only_ack,
+            is_crypto_packet=False,
+            packet_number=number,
+            packet_type=QuicPacketType.ONE_RTT,
+            sent_time=now,
+            sent_bytes=size,
+            delivery_handlers=[(self._on_ack_delivery, (space, space.largest_received_packet))],
+        )
