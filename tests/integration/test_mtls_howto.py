@@ -49,13 +49,14 @@ def test_a_certificate_made_as_the_page_says_carries_a_tunnel(
         (forward,) = json.loads(ready_file.read_text(encoding="utf-8"))["forwards"]
         host, _, port = forward["listen"].rpartition(":")
         answer = exchange((host, int(port)), b"hello", deadline_s=20 * timescale)
-    assert answer == b"hello"
+    logs = "\n".join((tmp_path / name).read_text() for name in ("tunnel.log", "relay.log"))
+    assert answer == b"hello", logs
     lines = (tmp_path / "state" / "audit.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     admitted = next(record for record in records if record["event"] == "decision")
     assert (admitted["subject"], admitted["credential"]) == ("alice@example.org", "mtls")
     assert admitted["token_id"].startswith("cert:")
-    assert records[-1]["event"] == "tunnel_end"
+    assert records[-1]["event"] == "tunnel_end", (records, logs)
 
 
 def test_a_certificate_of_another_ca_is_refused(tmp_path: Path, timescale: float) -> None:
