@@ -2,7 +2,8 @@
 
 import asyncio
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from ipaddress import ip_address
 
 from masque_relay.client.address import RelayAddress
@@ -13,8 +14,9 @@ from masque_relay.client.errors import (
     RelayUntrusted,
 )
 from masque_relay.client.limits import ClientLimits
+from masque_relay.client.probe import ClosedPortProbe
 from masque_relay.contract.address import Endpoint
-from masque_relay.contract.flow import FlowError
+from masque_relay.contract.flow import FlowError, FlowFault
 from masque_relay.contract.ports import Clock
 from masque_relay.quic.application import ApplicationFactory
 from masque_relay.quic.endpoint import QuicEndpoint
@@ -97,14 +99,17 @@ async def connect_any(
         if share_s <= 0:
             break
         try:
-            await endpoint.connect(
-                destination,
-                server_name=address.host,
-                alpn=H3_ALPN,
-                application=application,
-                tls=tls,
-                timeout_s=share_s,
-            )
+            async with _unless_closed(destination):
+                await endpoint.connect(
+                    destination,
+                    server_name=address.host,
+                    alpn=H3_ALPN,
+                    application=application,
+                    tls=tls,
+                    timeout_s=share_s,
+                )
+        except RelayUnreachable as error:
+            failure = error
         except ConnectFailed as error:
             failure = failure_from(error, address, endpoints)
             if isinstance(failure, RelayUntrusted):
@@ -116,6 +121,36 @@ async def connect_any(
         else:
             return destination
     raise failure or _nothing_answered(address, endpoints)
+
+
+@asynccontextmanager
+async def _unless_closed(destination: Endpoint) -> AsyncGenerator[None]:
+    """End the block with RelayUnreachable as soon as the network says that nobody listens there."""
+    loop = asyncio.get_running_loop()
+    heard: list[FlowError] = []
+    scope = asyncio.timeout(None)
+
+    def give_up(error: FlowError) -> None:
+        heard.append(error)
+        scope.reschedule(loop.time())
+
+    probe = ClosedPortProbe(destination, give_up)
+    try:
+        async with scope:
+            yield
+    except TimeoutError:
+        if not heard:
+            raise
+        if heard[0].fault is FlowFault.CONNECTION_REFUSED:
+            raise RelayUnreachable(
+                f"nothing listens on UDP {destination}",
+                hint="check that the relay runs, and its port in --relay",
+            ) from heard[0]
+        raise RelayUnreachable(
+            f"no way to {destination}: {heard[0].detail}", hint="check this machine's network"
+        ) from heard[0]
+    finally:
+        probe.close()
 
 
 def failure_from(

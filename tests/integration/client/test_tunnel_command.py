@@ -166,6 +166,17 @@ class TestRefusals:
         assert "nothing answers" in done.stderr
         assert "next: " in done.stderr
 
+    def test_a_closed_port_is_noticed_before_the_deadline(self, relay: ManagedRelay) -> None:
+        with socket.socket(type=socket.SOCK_DGRAM) as gone:
+            gone.bind(("127.0.0.1", 0))
+            port = gone.getsockname()[1]
+        done = ghostctl(
+            "tunnel", "check", "--relay", f"https://127.0.0.1:{port}", "--ca", str(relay.ca_file),
+            "--connect-timeout", "1000", "127.0.0.1:9",
+        )  # fmt: skip
+        assert done.returncode == 4
+        assert "nothing listens" in done.stderr
+
     def test_a_certificate_of_another_ca_is_exit_code_4(self, relay: ManagedRelay) -> None:
         done = ghostctl("tunnel", "check", "--relay", relay.url, "127.0.0.1:9")
         assert done.returncode == 4

@@ -1,5 +1,7 @@
 """Owns the tests of failed handshakes, and of the order in which addresses are tried."""
 
+import asyncio
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address
 from typing import Any
 
@@ -42,6 +44,54 @@ def test_a_failed_handshake_says_what_to_do(
     assert "relay.test" in failure.message
 
 
+class FakeProbe:
+    """A ClosedPortProbe that hears what the test says, in the next turn of the loop."""
+
+    heard: FlowError | None = None
+    open_count = 0
+
+    def __init__(self, destination: Endpoint, on_error: Callable[[FlowError], None]) -> None:
+        del destination
+        FakeProbe.open_count += 1
+        if FakeProbe.heard is not None:
+            asyncio.get_running_loop().call_soon(on_error, FakeProbe.heard)
+
+    def close(self) -> None:
+        FakeProbe.open_count -= 1
+
+
+@pytest.fixture(autouse=True)
+def no_sockets(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr("masque_relay.client.dial.ClosedPortProbe", FakeProbe)
+    FakeProbe.heard = None
+    yield
+    assert FakeProbe.open_count == 0
+
+
+class SilentEndpoint:
+    """A QUIC endpoint whose handshakes hear nothing."""
+
+    async def connect(self, destination: Endpoint, **_more: Any) -> None:
+        del destination
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (FlowFault.CONNECTION_REFUSED, "nothing listens on UDP 127.0.0.1:4433"),
+        (FlowFault.DESTINATION_UNAVAILABLE, "no way to 127.0.0.1:4433: host unreachable"),
+    ],
+)
+async def test_a_port_that_the_network_says_is_closed_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, fault: FlowFault, message: str
+) -> None:
+    FakeProbe.heard = FlowError(fault, "host unreachable")
+    with pytest.raises(RelayUnreachable, match=message) as failed:
+        await dial(SilentEndpoint(), monkeypatch)
+    assert failed.value.hint
+
+
 class ScriptedEndpoint:
     """A QUIC endpoint of which each connect has a planned outcome."""
 
@@ -56,13 +106,13 @@ class ScriptedEndpoint:
             raise outcome
 
 
-async def dial(endpoint: ScriptedEndpoint, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
+async def dial(endpoint: Any, monkeypatch: pytest.MonkeyPatch) -> Endpoint:
     async def both(_address: RelayAddress, _limits: ClientLimits) -> tuple[Endpoint, ...]:
         return FIRST, SECOND
 
     monkeypatch.setattr("masque_relay.client.dial.relay_endpoints", both)
     return await connect_any(
-        endpoint,  # type: ignore[arg-type]
+        endpoint,
         RELAY,
         application=lambda _quic: None,  # type: ignore[arg-type, return-value]
         tls=ClientTls(),
