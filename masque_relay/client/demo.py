@@ -30,9 +30,9 @@ from masque_relay.client.limits import ClientLimits
 from masque_relay.client.link import RelayLink
 from masque_relay.client.relay import RelayClient, RelayOptions
 from masque_relay.client.settle import settled_payload_bytes
+from masque_relay.client.sockets import bind_client_udp
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.counters import QuicCounters
-from masque_relay.dataplane.batch_io import bind_udp
 from masque_relay.quic.endpoint import QuicEndpoint
 from masque_relay.quic.settings import ClientTls, ConnectFailed, EndpointSettings
 
@@ -142,7 +142,7 @@ async def _connect(address: RelayAddress, options: RelayOptions) -> RelayClient:
 async def _resolve(server: Endpoint) -> None:
     """Ask for the demo's name; repeat as every resolver does, since datagrams may be lost."""
     loop = asyncio.get_running_loop()
-    socket = bind_udp(LOOPBACK)
+    socket = bind_client_udp(LOOPBACK)
     query = dns_query(DEMO_NAME, randbits(16))
     answered: asyncio.Future[bytes] = loop.create_future()
 
@@ -172,7 +172,7 @@ async def _fetch(door: Endpoint, site: DemoSite) -> Response:
     connection = RelayConnection(ClientLimits())
     endpoint = QuicEndpoint(
         EndpointSettings(limits=INNER_QUIC_LIMITS),
-        socket_factory=bind_udp,
+        socket_factory=bind_client_udp,
         clock=SystemClock(),
         counters=QuicCounters(),
     )

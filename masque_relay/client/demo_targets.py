@@ -5,16 +5,15 @@ import struct
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from ipaddress import IPv4Address
 
 from starlette.types import Receive, Scope, Send
 
+from masque_relay.client.sockets import bind_client_udp
 from masque_relay.config.dev_pki import certificate_pem, key_pem, make_ca, make_leaf, new_key
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import HttpCounters, QuicCounters
 from masque_relay.contract.ports import Clock, DatagramSocketFactory
-from masque_relay.dataplane.batch_io import bind_udp
 from masque_relay.http.h3 import H3FrontEnd
 from masque_relay.http.limits import HttpLimits
 from masque_relay.quic.endpoint import QuicEndpoint
@@ -73,7 +72,7 @@ def answered_address(query: bytes, answer: bytes) -> IPv4Address | None:
 @contextmanager
 def dns_target() -> Generator[Endpoint]:
     """Serve DNS on loopback while the block runs; yield where."""
-    socket = bind_udp(LOOPBACK)
+    socket = bind_client_udp(LOOPBACK)
 
     def answer() -> None:
         for batch in socket.receive_batches(64):
@@ -116,7 +115,7 @@ async def site_target(
                 certificates=CertificateStore(identity),
                 limits=INNER_QUIC_LIMITS,
             ),
-            socket_factory=socket_factory or partial(bind_udp),
+            socket_factory=socket_factory or bind_client_udp,
             clock=clock,
             counters=QuicCounters(),
         )

@@ -21,12 +21,12 @@ from masque_relay.client.events import (
 )
 from masque_relay.client.limits import ForwardLimits, ReconnectLimits
 from masque_relay.client.local_peer import LocalPeer, Source
+from masque_relay.client.sockets import bind_client_udp
 from masque_relay.client.totals import ForwardTotals
 from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.flow import FlowError
 from masque_relay.contract.ports import Clock, DatagramSocket, DatagramSocketFactory
-from masque_relay.dataplane.batch_io import bind_udp
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +78,7 @@ class UdpForward:
         *,
         limits: ForwardLimits | None = None,
         on_event: OnEvent = ignore_event,
-        socket_factory: DatagramSocketFactory = bind_udp,
+        socket_factory: DatagramSocketFactory = bind_client_udp,
         clock: Clock | None = None,
     ) -> None:
         self.spec = spec
@@ -154,7 +154,6 @@ class UdpForward:
                     await asyncio.sleep(self._limits.sweep_interval_s)
                     self.sweep()
         finally:
-            loop.remove_reader(socket.fileno())
             self.close()
 
     @asynccontextmanager
@@ -168,8 +167,10 @@ class UdpForward:
                 self._group = None
 
     def close(self) -> None:
-        """Close the port and all tunnels; idempotent."""
+        """Close the port and all tunnels; idempotent, also while :meth:`run` runs."""
         if self._socket is not None:
+            if (descriptor := self._socket.fileno()) >= 0:
+                asyncio.get_running_loop().remove_reader(descriptor)
             self._socket.close()
         if self._spare is not None:
             self._close_peer(self._spare)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -18,12 +17,11 @@ from masque_relay.client.exchange import Response
 from masque_relay.client.h3 import RelayConnection
 from masque_relay.client.limits import ClientLimits
 from masque_relay.client.liveness import Liveness, Pulse
+from masque_relay.client.sockets import bind_client_udp
 from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.counters import QuicCounters
 from masque_relay.contract.ports import Clock, DatagramSocketFactory
-from masque_relay.dataplane.batch_io import bind_udp
-from masque_relay.dataplane.limits import SocketLimits
 from masque_relay.quic.endpoint import QuicEndpoint
 from masque_relay.quic.limits import QuicLimits
 from masque_relay.quic.settings import ClientTls, EndpointSettings
@@ -33,8 +31,6 @@ CHECK_INTERVAL_S = 1.0  # how often the liveness of a connection is looked at
 
 CLIENT_QUIC_LIMITS = QuicLimits(idle_timeout_s=60.0)
 """Keep-alives come every 10 s, so that a minute of silence means that nobody is there."""
-
-CLIENT_SOCKET_LIMITS = SocketLimits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +77,7 @@ class RelayClient:
         self.counters = QuicCounters()
         self._options = options or RelayOptions()
         self._limits = self._options.limits
-        self._socket_factory = socket_factory or partial(bind_udp, limits=CLIENT_SOCKET_LIMITS)
+        self._socket_factory = socket_factory or bind_client_udp
         self._clock = clock or SystemClock()
         self._endpoint: QuicEndpoint | None = None
         self._connection: RelayConnection | None = None

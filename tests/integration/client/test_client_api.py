@@ -10,11 +10,14 @@ import pytest
 from masque_relay.client import (
     Bearer,
     ClientLimits,
+    ForwardSpec,
     RelayAddress,
     RelayClient,
+    RelayLink,
     RelayOptions,
     RelayUntrusted,
     TunnelRefused,
+    UdpForward,
     make_target,
 )
 from masque_relay.client.h3 import RelayConnection
@@ -164,3 +167,24 @@ async def test_capsules_carry_payloads_where_datagrams_cannot(
         assert tunnel.send_batch(payloads) == 3
         async with asyncio.timeout(WAIT_S):
             assert [await tunnel.receive(), await tunnel.receive()] == payloads[:2]
+
+
+async def test_a_forward_may_be_closed_while_it_runs(relay: ManagedRelay, echo: UdpEcho) -> None:
+    async def connect() -> RelayClient:
+        client = RelayClient(RelayAddress.parse(relay.url), options(relay))
+        await client.connect()
+        return client
+
+    link = RelayLink(connect)
+    await link.start()
+    forward = UdpForward(ForwardSpec.parse(f":0=127.0.0.1:{echo.port}"), link)
+    await forward.start()
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(forward.run())
+        await asyncio.sleep(0)
+        forward.close()
+        running.cancel()
+    again = UdpForward(forward.spec, link)
+    await again.start()
+    again.close()
+    await link.close()
