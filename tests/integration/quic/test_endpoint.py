@@ -6,11 +6,13 @@ import gc
 import json
 import stat
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from masque_relay.contract.address import Endpoint
+from masque_relay.dataplane.batch_io import BatchUdpSocket
 from masque_relay.quic.retry import CONNECTION_REFUSED, EndpointSecrets
 from masque_relay.quic.settings import ClientTls, ConnectFailed
 from tests.integration.quic.conftest import StartClient, StartServer
@@ -59,6 +61,30 @@ class TestHandshake:
         for address in (server.address, server.endpoint.listen(LOOPBACK_6)):
             await (await client.connect(address)).echo(b"hello")
         assert len(server.endpoint.snapshot()["listeners"]) == 2  # type: ignore[arg-type]  # a list
+
+    async def test_what_the_kernel_does_not_take_is_counted_and_recovered(
+        self,
+        start_server: StartServer,
+        start_client: StartClient,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        server, client = start_server(), start_client()
+        application = await client.connect(server.address)
+        send_batch = BatchUdpSocket.send_batch
+        refusals = 3
+
+        def full_at_first(
+            self: BatchUdpSocket, payloads: Sequence[bytes], destination: tuple[str, int]
+        ) -> int:
+            nonlocal refusals
+            if self.local == server.address and refusals:
+                refusals -= 1
+                return 0
+            return send_batch(self, payloads, destination)
+
+        monkeypatch.setattr(BatchUdpSocket, "send_batch", full_at_first)
+        await application.echo(b"hello" * 1_000)
+        assert server.counters.sends_dropped >= 3
 
     async def test_untrusted_certificate_fails_with_a_tls_alert(
         self, start_server: StartServer, start_client: StartClient

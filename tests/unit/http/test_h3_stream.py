@@ -208,6 +208,18 @@ class TestResponse:
             assert rig.transport.resets == {0: 0x10C}
             assert rig.transport.data[4] == b"fine"
 
+    async def test_redirects_and_failures_are_counted_by_class(self) -> None:
+        app = ScriptedApp()
+        async with serving(app) as rig:
+            for stream_id, status in ((0, 307), (4, 503)):
+                await rig.request(stream_id, GET_HEAD)
+                await app.calls[-1].start(status)
+                await app.calls[-1].body()
+                app.calls[-1].finish()
+
+            assert rig.counters.responses_3xx == 1
+            assert rig.counters.responses_5xx == 1
+
     async def test_interim_responses_come_before_the_final_one(self) -> None:
         app = ScriptedApp()
         async with serving(app) as rig:

@@ -168,6 +168,7 @@ class TestPathMtu:
     def test_both_ends_climb_to_the_ceiling(self) -> None:
         pair = make_pair()
         assert pair.client.path_mtu_bytes == pair.server.path_mtu_bytes == 1_472
+        assert pair.server_counters.path_mtu_probes_sent == 4
         assert pair.server_counters.path_mtu_raised == 4
 
     def test_a_path_of_1400_is_found_out_without_a_congestion_reaction(self) -> None:
