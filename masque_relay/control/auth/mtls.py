@@ -104,7 +104,7 @@ class MtlsAuthenticator:
         )
         return Principal(
             subject=subject,
-            token_id=f"cert:{hashlib.sha256(chain_der[0]).hexdigest()}",
+            token_id=_token_id(leaf),
             expires_s=expires_s,
             method=CredentialKind.MTLS,
             key_id=_fingerprint(verified.chain[-1]),
@@ -214,6 +214,15 @@ def _field_values(leaf: x509.Certificate, field: SubjectField) -> list[str]:
             return extension.value.get_values_for_type(x509.RFC822Name)
         case SubjectField.SAN_DNS:
             return extension.value.get_values_for_type(x509.DNSName)
+
+
+def _token_id(leaf: x509.Certificate) -> str:
+    """Return what a certificate is revoked by: a digest of the part that the CA signed.
+
+    Not of the whole: (r, s) and (r, n - s) are both good ECDSA signatures, so whoever holds a
+    certificate can make another one with the same content, and would be rid of the revocation.
+    """
+    return f"cert:{hashlib.sha256(leaf.tbs_certificate_bytes).hexdigest()}"
 
 
 def _fingerprint(certificate: x509.Certificate) -> str:

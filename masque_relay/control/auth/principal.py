@@ -31,7 +31,7 @@ class Principal:
     groups: tuple[str, ...] = ()
     """As the credential names them, not yet the policy's groups."""
     token_id: str | None = None
-    """``jti`` of a token, ``cert:`` and the SHA-256 of a certificate; None for a password."""
+    """``jti`` of a token, ``cert:`` and a digest of a certificate; None for a password."""
     expires_s: float | None = None
     """Seconds since the epoch; no lease outlives it. None: the credential does not expire."""
     method: CredentialKind
