@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from masque_relay.contract.address import Endpoint, IPAddress, Target
 from masque_relay.contract.counters import TunnelCounters
 from masque_relay.contract.flow import FlowError, FlowFault
-from masque_relay.contract.ports import Dataplane, Gate
+from masque_relay.contract.ports import Clock, Dataplane, Gate
 from masque_relay.contract.verdict import Denial, DenyReason, EndReason
 from masque_relay.http.admission import Admission
 from masque_relay.http.credentials import presents_proxy_credential
@@ -23,6 +23,12 @@ from masque_relay.http.denials import (
 )
 from masque_relay.http.gate_middleware import request_id_of
 from masque_relay.http.limits import HttpLimits
+from masque_relay.http.rate import EventRate
+from masque_relay.http.watched_sink import (
+    OVERSIZE_NOTICES_BURST,
+    OVERSIZE_NOTICES_PER_S,
+    WatchedSink,
+)
 from masque_relay.tunnels.connect_udp import ConnectUdpSession
 from masque_relay.wire.proxy_status import encode_proxy_status
 
@@ -35,6 +41,7 @@ class ConnectUdpServices:
 
     gate: Gate
     dataplane: Dataplane
+    clock: Clock
     counters: TunnelCounters
     limits: HttpLimits
     proxy_name: str
@@ -49,6 +56,11 @@ class ConnectUdpEndpoint:
 
     def __init__(self, services: ConnectUdpServices) -> None:
         self._services = services
+        self._oversize_notices = EventRate(
+            rate_per_s=OVERSIZE_NOTICES_PER_S,
+            burst_count=OVERSIZE_NOTICES_BURST,
+            clock=services.clock,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Open one tunnel and hold it until it ends."""
@@ -131,10 +143,15 @@ class ConnectUdpEndpoint:
     ) -> Endpoint | Refusal:
         """UDP has no handshake to race: the first address that has a route is taken."""
         first_error: FlowError | None = None
+        sink = WatchedSink(
+            session,
+            request_id=admission.lease.request.request_id,
+            oversize_notices=self._oversize_notices,
+        )
         for address in addresses:
             endpoint = Endpoint(address=address, port=port)
             try:
-                flow = self._services.dataplane.open_udp(admission.lease, endpoint, session)
+                flow = self._services.dataplane.open_udp(admission.lease, endpoint, sink)
             except FlowError as error:
                 first_error = first_error or error
                 continue

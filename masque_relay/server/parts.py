@@ -82,6 +82,7 @@ async def open_parts(
     services = ConnectUdpServices(
         gate=gate,
         dataplane=dataplane,
+        clock=clock,
         counters=counters.tunnel,
         limits=config.http,
         proxy_name=config.connect_udp.proxy_name,

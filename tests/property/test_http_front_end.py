@@ -20,6 +20,7 @@ from masque_relay.wire.errors import Scope, WireError
 from tests.support.http_fakes import (
     CONNECT_UDP_HEAD,
     GET_HEAD,
+    FakeClock,
     FakeDataplane,
     FakeGate,
     head_with,
@@ -119,6 +120,7 @@ def test_connection_survives_any_order_of_events(
         services = ConnectUdpServices(
             gate=gate,
             dataplane=dataplane,
+            clock=FakeClock(),
             counters=TunnelCounters(),
             limits=limits,
             proxy_name="ghostwire",

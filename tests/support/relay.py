@@ -228,6 +228,7 @@ async def running_relay(
         services = ConnectUdpServices(
             gate=gate,
             dataplane=dataplane,
+            clock=clock,
             counters=tunnels,
             limits=http_limits,
             proxy_name=DEFAULT_PROXY_NAME,

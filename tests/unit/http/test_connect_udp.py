@@ -1,6 +1,6 @@
 """The CONNECT-UDP endpoint (RFC 9298) over fakes below every seam."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 
@@ -10,11 +10,14 @@ from masque_relay.contract.counters import TunnelCounters
 from masque_relay.contract.flow import FlowError, FlowFault
 from masque_relay.contract.lease import TunnelLimits
 from masque_relay.contract.verdict import Denial, DenyReason, EndReason
+from masque_relay.http.codes import H3Error
 from masque_relay.http.connect_udp import ConnectUdpServices
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.routes import build_app
+from masque_relay.tunnels.connect_udp import ConnectUdpSession
 from tests.support.http_fakes import (
     CONNECT_UDP_HEAD,
+    FakeClock,
     FakeDataplane,
     FakeGate,
     head_with,
@@ -53,6 +56,7 @@ async def relaying(limits: HttpLimits | None = None) -> AsyncGenerator[Relay]:
     services = ConnectUdpServices(
         gate=gate,
         dataplane=dataplane,
+        clock=FakeClock(),
         counters=TunnelCounters(),
         limits=limits or HttpLimits(),
         proxy_name="ghostwire",
@@ -198,6 +202,27 @@ class TestEnds:
             assert 0 in relay.rig.transport.finished
             assert not relay.rig.transport.resets
             assert relay.released == [(EndReason.LIFETIME, "")]
+
+    async def test_bug_on_what_the_target_sends_ends_that_tunnel_only(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(session: ConnectUdpSession, payloads: Sequence[bytes]) -> None:
+            raise ZeroDivisionError(payloads)
+
+        async with relaying() as relay:
+            await relay.rig.open_tunnel()
+            await relay.rig.open_tunnel(stream_id=4)
+            first, second = relay.dataplane.flows
+            with monkeypatch.context() as bug:
+                bug.setattr(ConnectUdpSession, "on_batch", broken)
+                first.sink.on_batch([b"x"])
+            await settle()
+
+            assert relay.rig.transport.resets == {0: H3Error.INTERNAL_ERROR}
+            assert relay.released == [(EndReason.BUG, "")]
+            assert first.is_closed
+            second.sink.on_batch([b"y"])
+            assert relay.rig.transport.datagrams == [(4, b"\0y")]
 
     async def test_client_that_ends_its_stream(self) -> None:
         async with relaying() as relay:

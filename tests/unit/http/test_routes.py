@@ -12,7 +12,7 @@ from masque_relay.http.routes import TunnelRoute, build_app
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.uri_template import UriTemplate
-from tests.support.http_fakes import FakeDataplane, FakeGate
+from tests.support.http_fakes import FakeClock, FakeDataplane, FakeGate
 
 TUNNEL_PATH = b"/.well-known/masque/udp/192.0.2.7/53/"
 
@@ -55,6 +55,7 @@ def served(**more: Any) -> tuple[Any, FakeGate]:
     services = ConnectUdpServices(
         gate=gate,
         dataplane=FakeDataplane(),
+        clock=FakeClock(),
         counters=TunnelCounters(),
         limits=HttpLimits(),
         proxy_name="ghostwire",
