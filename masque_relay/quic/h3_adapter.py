@@ -154,7 +154,7 @@ class H3Session:
     # -- QuicApplication --------------------------------------------------------------------------
 
     def stream_data_received(self, stream_id: int, data: bytes, *, end_stream: bool) -> None:
-        """Take stream bytes apart; what is not body counts as read at once."""
+        """Take stream bytes apart; what is not body counts as read once its frame is complete."""
         if self._is_closed:
             return
         if not self._is_wanted(stream_id):
@@ -165,6 +165,8 @@ class H3Session:
             return
         if not end_stream:
             self._receiving.add(stream_id)
+        # Credit for half a frame would let a peer fill memory beyond the window, stream by stream.
+        held_before = self._framing.held_bytes(stream_id)
         try:
             events = self._framing.receive_data(stream_id, data, end_stream=end_stream)
         except MessageError as error:
@@ -174,7 +176,8 @@ class H3Session:
             self.close(error.error_code, error.reason_phrase)
             return
         body_bytes = sum(len(event.data) for event in events if isinstance(event, DataReceived))
-        self._transport.consume_stream_bytes(stream_id, len(data) - body_bytes)
+        newly_held = self._framing.held_bytes(stream_id) - held_before
+        self._transport.consume_stream_bytes(stream_id, len(data) - body_bytes - newly_held)
         if end_stream:
             self._receiving.discard(stream_id)
         for event in events:

@@ -159,6 +159,11 @@ class H3Framing(H3Connection):
             StreamDataReceived(data=data, end_stream=end_stream, stream_id=stream_id)
         )
 
+    def held_bytes(self, stream_id: int) -> int:
+        """Return how many received bytes of a stream wait for the rest of their frame."""
+        stream = self._stream.get(stream_id)
+        return 0 if stream is None else len(stream.buffer)
+
     def receive_reset(self, stream_id: int) -> bool:
         """The peer reset its side of a stream; return whether a message had begun on it.
 
