@@ -28,6 +28,7 @@ DEV_ISSUER = "ghostwire-dev"
 DEV_AUDIENCE = "ghostwire-dev"
 TOKEN_LIFETIME_S = 30 * 86_400.0
 TOKEN_RENEW_BEFORE_S = 86_400.0
+QUIC_SECRET_BYTES = 32
 
 _CONFIG = """\
 # Written by `ghostctl relay run --dev` on its first start; yours to edit, it is never overwritten.
@@ -35,6 +36,7 @@ _CONFIG = """\
 
 [listen]
 h3 = "127.0.0.1:4433"
+secret_files = ["quic-secret"]
 
 [tls]
 certificate_file = "cert.pem"
@@ -157,6 +159,11 @@ class DevState:
         return self.directory / "admin-token"
 
     @property
+    def quic_secret_file(self) -> Path:
+        """Keeps stateless resets valid over a restart, so that clients learn of it at once."""
+        return self.directory / "quic-secret"
+
+    @property
     def admin_url_file(self) -> Path:
         """Where the admin API is, while a relay runs on this state."""
         return self.directory / "admin-url"
@@ -176,6 +183,8 @@ def prepare_dev_state(directory: Path, *, now_s: float | None = None) -> DevStat
         _prepare_token(state, now_s)
         if not state.admin_token_file.exists():
             _write(state.admin_token_file, secrets.token_urlsafe(32).encode() + b"\n", 0o600)
+        if not state.quic_secret_file.exists():
+            _write(state.quic_secret_file, secrets.token_bytes(QUIC_SECRET_BYTES), 0o600)
         for path, text in ((state.policy_file, _POLICY), (state.config_file, _CONFIG)):
             if not path.exists():
                 _write(path, text.encode(), 0o644)

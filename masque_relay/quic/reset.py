@@ -7,9 +7,10 @@ from collections.abc import Iterable
 RESET_TOKEN_BYTES = 16
 MIN_RESET_BYTES = 21
 """RFC 9000 section 10.3: five bytes that look like a short header, and the token."""
-MIN_TRIGGER_BYTES = 43
-"""Below it nothing is sent: the reset must be smaller than its trigger, so that two endpoints never
-answer each other for ever (section 10.3.3), and still look like a packet with a 20-byte ID."""
+MIN_TRIGGER_BYTES = 22
+"""Below it nothing is sent: a reset is one byte shorter than what it answers, so that two endpoints
+never answer each other for ever (section 10.3.3). A client's lone PING has 28 bytes: it too must
+learn that its connection is gone."""
 MAX_RESET_BYTES = 60
 """A reset does not need to be longer to look like an ordinary small packet."""
 

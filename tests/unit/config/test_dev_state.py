@@ -25,6 +25,7 @@ def test_the_first_start_makes_a_configuration_that_loads_and_a_policy_that_pass
     config = load_config(state.config_file, environ={})
     assert config.tls.certificate_file == state.certificate_file
     assert config.admin.token_file == state.admin_token_file
+    assert config.listen.secret_files == (state.quic_secret_file,)
     assert load_policy(state.policy_file).warnings == ()
 
 
@@ -48,6 +49,7 @@ def test_secrets_are_for_their_owner_only(tmp_path: Path) -> None:
         state.signing_key_file,
         state.token_file,
         state.admin_token_file,
+        state.quic_secret_file,
     ):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
 
