@@ -50,6 +50,13 @@ frames."""
 class FastReceiveConnection(AckPolicyConnection):
     """A connection that takes batches of packets; see :meth:`receive_batch`."""
 
+    _first_fast_packet: int = 0
+    """Every packet from this number on was built by the fast path: datagrams, ACKs."""
+    _is_rate_new: bool = False
+    """An ACK has set the pacing rate; the next flush takes notice."""
+    _last_cid: bytes = b""
+    """Client only: by which of its IDs the server came last; compared with first."""
+
     def receive_batch(self, packets: Sequence[bytes], source: Address, now: float) -> None:
         """Take packets from one source in order, as receive_datagram would one by one."""
         masks: bytes | None = None
@@ -100,8 +107,8 @@ class FastReceiveConnection(AckPolicyConnection):
         context = self._cryptos[tls.Epoch.ONE_RTT].recv
         unseal, iv = fastpath_private.opener(context)
         key_phase = context.key_phase << 2
-        cid = self.host_cid
-        number_at = 1 + len(cid)
+        cid = self._last_cid if self._is_client else self.host_cid
+        number_at = 1 + len(self.host_cid)
         seen = space.received_packets
         expected = space.expected_packet_number
         highest = space.largest_received_packet
@@ -115,8 +122,13 @@ class FastReceiveConnection(AckPolicyConnection):
             packet = packets[index]
             mask = masks[SAMPLE_BYTES * index : SAMPLE_BYTES * index + 5]
             byte = packet[0]
-            if byte & _SHORT_HEADER_MASK != _SHORT_HEADER or packet[1:number_at] != cid:
+            if byte & _SHORT_HEADER_MASK != _SHORT_HEADER:
                 break
+            if packet[1:number_at] != cid:
+                if not self._is_client or packet[1:number_at] not in self.host_connection_ids:
+                    break
+                # To a client the server may come by any of its IDs, and nothing follows from it.
+                cid = self._last_cid = packet[1:number_at]
             byte ^= mask[0] & 0x1F
             if byte & _RESERVED_AND_PHASE != key_phase:
                 break
@@ -230,12 +242,13 @@ class FastReceiveConnection(AckPolicyConnection):
             has_large_losses = (
                 isinstance(controller, SeesSizes) and controller.large_loss_events > 0
             )
-            if controller.congestion_window < window_bytes or has_large_losses:
-                # Loss: the path may be a black hole for large packets.
+            if (
+                controller.congestion_window < window_bytes
+                or has_large_losses  # the path may be a black hole for them
+                or self._path_mtu.next_probe_bytes(now) is not None
+            ):
                 self._is_stirred = True
-
-    _first_fast_packet: int = 0
-    """Every packet from this number on was built by the fast path: datagrams, ACKs."""
+            self._is_rate_new = True
 
 
 def _read_frames(plain: bytes) -> tuple[_Frames, bool] | None:

@@ -73,6 +73,10 @@ class FastSendConnection(FastReceiveConnection):
 
     def flush(self, now: float) -> list[tuple[bytes, Address]]:
         """Return the packets that may go now, each with its destination."""
+        if self._is_rate_new:
+            # As aioquic does it at every flush: what was saved up counts by the rate of its time.
+            self._is_rate_new = False
+            fastpath_private.pacer(self._loss).update_bucket(now=now)
         if self._datagrams_pending or self._is_ack_due(now):
             packets = self._flush_fast(now)
             if packets is not None:
@@ -145,17 +149,21 @@ class FastSendConnection(FastReceiveConnection):
             ack = self._encode_ack(space, now)
             if not ack:
                 return None
-        plains = self._plan_packets(ack, now)
+        # aioquic paces an ACK in the very moment in which it falls due, and never later.
+        plains = self._plan_packets(ack, now, is_ack_paced=space.ack_at == now)
         packets = self._seal_packets(plains, make_masks)
         is_only_ack = plains[:1] == [ack]
         self._register(packets, now, has_ack=bool(ack), is_only_ack=is_only_ack)
         self.count_sent_datagrams()
         address = path.addr
         out = [(packet, address) for packet in packets]
-        out += self._probe_path(now)
+        probes = self._probe_path(now)
+        if probes:
+            out += probes
+            self._first_fast_packet = self._packet_number
         self._is_stirred = self._pacing_at is not None
         self._known_timer_at = None
-        if ack:
+        if space.ack_at is None:
             self._unacknowledged = 0
         return out
 
@@ -213,12 +221,12 @@ class FastSendConnection(FastReceiveConnection):
         return buffer.data
 
     def _plan_packets(  # noqa: C901, PLR0915 - the hot loop: a call costs as much as a line
-        self, ack: bytes, now: float
+        self, ack: bytes, now: float, *, is_ack_paced: bool
     ) -> list[bytes]:
         """Take datagrams off the queue, as many as may go; return what the packets hold.
 
-        The first one begins with the ACK, which waits for neither window nor pacer; datagrams that
-        fit beside it go along, as aioquic does it.
+        The first one begins with the ACK, which waits for no window and hardly for the pacer;
+        datagrams that fit beside it go along, as aioquic does it.
         """
         pending = self._datagrams_pending
         pacer = fastpath_private.pacer(self._loss)
@@ -233,7 +241,7 @@ class FastSendConnection(FastReceiveConnection):
         plains: list[bytes] = []
         self._pacing_at = None
         while pending or ack:
-            if packet_time is not None and bucket <= 0 and not ack:
+            if packet_time is not None and bucket <= 0 and (not ack or is_ack_paced):
                 self._pacing_at = now + packet_time
                 break
             if pending and number >= self._next_stream_turn:
