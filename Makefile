@@ -60,7 +60,9 @@ demo: setup ## a relay and a client here, with traffic through them
 	$(BIN)/ghostctl demo
 
 docs: setup ## write the generated reference pages anew
-	$(BIN)/python -m masque_relay.cli.reference docs/reference
+	$(BIN)/python -m masque_relay.cli.reference >docs/reference/cli.md
+	$(BIN)/ghostctl relay config-reference >docs/reference/config.md
+	$(BIN)/python -m masque_relay.control.metrics >docs/reference/metrics.md
 
 package: setup ## build the wheel and try it in an empty environment
 	rm -rf dist

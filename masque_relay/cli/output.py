@@ -1,8 +1,11 @@
 """Owns what ghostctl prints: tables, JSON, errors with the next step, exit codes."""
 
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import click
@@ -52,6 +55,15 @@ def print_table(
         table.add_row(*(str(cell).replace("[", r"\[") for cell in row))
     # In a pipe nobody sees columns fold: each row stays on its line, for grep.
     Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)
+
+
+def program() -> str:
+    """Return what to type for this ghostctl: its name, or its path if PATH does not find it."""
+    beside_python = Path(sys.executable).with_name("ghostctl")
+    on_path = shutil.which("ghostctl")
+    if not beside_python.exists() or (on_path and beside_python.samefile(on_path)):
+        return "ghostctl"
+    return shlex.quote(str(beside_python))
 
 
 def fail(

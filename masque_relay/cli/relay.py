@@ -11,7 +11,14 @@ import orjson
 
 from masque_relay.admin.address import admin_url
 from masque_relay.admin.client import AdminClient, AdminRefusedError, AdminUnreachableError
-from masque_relay.cli.output import ExitCode, fail, json_option, print_json, print_table
+from masque_relay.cli.output import (
+    ExitCode,
+    fail,
+    json_option,
+    print_json,
+    print_table,
+    program,
+)
 from masque_relay.config import (
     LogFormat,
     RelayConfig,
@@ -70,6 +77,16 @@ def relay() -> None:
     type=click.Choice([word.value for word in LogFormat]),
     help="Overrides log.format.",
 )
+@click.option(
+    "--qlog-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Overrides quic.qlog_dir: a trace of each QUIC connection; slow.",
+)
+@click.option(
+    "--keylog-file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Overrides quic.keylog_file: TLS secrets. Whoever reads it can read the traffic.",
+)
 def run(
     config_file: Path | None,
     dev: bool,
@@ -78,6 +95,8 @@ def run(
     admin: str | None,
     ready_file: Path | None,
     log_format: str | None,
+    qlog_dir: Path | None,
+    keylog_file: Path | None,
 ) -> None:
     """Run a relay in the foreground until SIGTERM.
 
@@ -88,6 +107,7 @@ def run(
     Examples:
       ghostctl relay run --dev --state-dir state
       ghostctl relay run --dev --listen 127.0.0.1:0 --admin 127.0.0.1:0 --ready-file ready.json
+      ghostctl relay run --dev --qlog-dir qlog --keylog-file keys.log
       ghostctl relay run /etc/ghostwire/relay.toml
     """
     # Here, so that `ghostctl relay status` does not wait for the QUIC stack to load.
@@ -108,6 +128,13 @@ def run(
         if value is not None:
             _checked(f"--{key_path[0]}", check, value)
             overrides[key_path] = value
+    for key_path, path in (
+        (("quic", "qlog_dir"), qlog_dir),
+        (("quic", "keylog_file"), keylog_file),
+    ):
+        if path is not None:
+            # Beside the caller, where relative paths in the file are beside the file.
+            overrides[key_path] = path.absolute()
     state: DevState | None = None
     with _config_errors():
         if dev:
@@ -146,6 +173,7 @@ def greeting(state: DevState) -> "Callable[[Serving], None]":
     def greet(serving: "Serving") -> None:
         relay_url = f"https://{serving.h3_address}"
         options = f"--relay {relay_url} --ca {state.ca_file} --token-file {state.token_file}"
+        ghostctl = program()
         click.echo(
             f"""
 Ghostwire relay, DEVELOPMENT MODE
@@ -157,15 +185,15 @@ Ghostwire relay, DEVELOPMENT MODE
            Never give this token away, never put this relay on a network. See {state.policy_file}
 
 Next, in another terminal: forward local UDP port 5353 through the relay to a DNS server,
-  ghostctl tunnel udp {options} 127.0.0.1:5353=1.1.1.1:53
+  {ghostctl} tunnel udp {options} 127.0.0.1:5353=1.1.1.1:53
 and ask it:
   dig -p 5353 @127.0.0.1 example.org
 Without a network, watch the same with both ends on this host:
-  ghostctl demo
+  {ghostctl} demo
 
 See what goes on:
-  ghostctl relay status --state-dir {state.directory}
-  ghostctl relay sessions --state-dir {state.directory}
+  {ghostctl} relay status --state-dir {state.directory}
+  {ghostctl} relay sessions --state-dir {state.directory}
 Ctrl-C drains and ends; twice ends at once.
 """,
         )
