@@ -30,6 +30,10 @@ _FLAG_NOSEARCH = 1 << 5
 _FLAG_EDNS = 1 << 8
 _AI_NOSORT = 1 << 7  # sorting would open sockets and undo the zone's round robin
 
+MAX_ARES_RECORDS = 65_536
+"""Records that c-ares may have in its cache before it is replaced: about 4 MiB. A zone of a
+client's own can answer each name with thousands."""
+
 
 class FamilyPreference(StrEnum):
     """Which addresses come first, or at all."""
@@ -111,6 +115,7 @@ class Resolver:
         self._generations: weakref.WeakSet[aiodns.DNSResolver] = weakref.WeakSet()
         self._ares = self._make_ares()
         self._ares_made_s = monotonic_s()
+        self._ares_records = 0
         self._cache: dict[_Key, tuple[float, _Answer]] = {}
         self._in_flight: dict[_Key, asyncio.Future[_Answer]] = {}
         self._slots = asyncio.Semaphore(limits.concurrent_queries)
@@ -194,6 +199,13 @@ class Resolver:
         """
         self._ares = self._make_ares()
         self._ares_made_s = self._monotonic_s()
+        self._ares_records = 0
+
+    def _ares_is_worn(self) -> bool:
+        return (
+            self._monotonic_s() - self._ares_made_s >= self._limits.cache_ttl_cap_s
+            or self._ares_records >= MAX_ARES_RECORDS
+        )
 
     async def _ask_families(self, host: str, deadline_s: float) -> list[_Answer]:
         """Return what is known of each family by the deadline, in order of preference.
@@ -228,7 +240,7 @@ class Resolver:
             return shared
         outcome = self._loop.create_future()
         self._in_flight[key] = outcome
-        if self._monotonic_s() - self._ares_made_s >= self._limits.cache_ttl_cap_s:
+        if self._ares_is_worn():
             self._renew_ares()
         ares = self._ares
         query = ares.getaddrinfo(key[0], family=key[1], type=socket.SOCK_DGRAM, flags=_AI_NOSORT)
@@ -256,6 +268,7 @@ class Resolver:
     ) -> None:
         self._slots.release()
         self._in_flight.pop(key, None)
+        self._ares_records += _record_count(query)
         answer = _read_answer(key[0], query, self._limits)
         self._remember(key, answer)
         if not outcome.done():
@@ -337,12 +350,21 @@ def _read_answer(
         is_negative = failure.rcode in {"NXDOMAIN", "NOERROR"}
         return _Answer(error=failure, ttl_s=limits.cache_negative_ttl_s if is_negative else 0.0)
     result = query.result()
-    nodes = cast("Sequence[_AddressNode]", result.nodes)
+    # No more than are used: to read thousands takes milliseconds of everybody's time.
+    nodes = cast("Sequence[_AddressNode]", result.nodes)[: limits.max_addresses]
     addresses = tuple(_unwrap(ip_address(node.addr[0].decode())) for node in nodes)
     if not addresses:
         return _Answer(error=flow_error_from_dns(host, ARES_ENODATA))
     ttl_s = min([node.ttl for node in nodes] + [alias.ttl for alias in result.cnames])
     return _Answer(addresses=addresses, ttl_s=min(ttl_s, limits.cache_ttl_cap_s))
+
+
+def _record_count(query: asyncio.Future[pycares.AddrInfoResult]) -> int:
+    """Return about how much c-ares keeps of an answer; a failure counts as one record."""
+    if query.cancelled() or query.exception() is not None:
+        return 1
+    result = query.result()
+    return len(result.nodes) + len(result.cnames) + 1
 
 
 def _read_failure(host: str, error: BaseException) -> FlowError:
