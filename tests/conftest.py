@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import pytest_socket
 
+from masque_relay.quic.limits import FastPath, QuicLimits
+
 ROOT = Path(__file__).parent.parent
 UNIT_DIRECTORIES = (ROOT / "tests" / "unit", ROOT / "tests" / "property")
 
@@ -18,6 +20,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help="fail if a test is skipped for a reason that no line of this file matches",
     )
+
+
+def pytest_configure() -> None:
+    """Force the fast path of QUIC ``on`` or ``off`` by RELAY_TEST_FAST_PATH, in relays too."""
+    mode = os.environ.get("RELAY_TEST_FAST_PATH")
+    if mode is None:
+        return
+    defaults = QuicLimits.__init__.__kwdefaults__
+    assert defaults is not None
+    assert "fast_path" in defaults
+    defaults["fast_path"] = FastPath(mode)
+    os.environ["GHOSTWIRE__QUIC__LIMITS__FAST_PATH"] = mode
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,7 @@ from masque_relay.quic.aioquic_private import Buffer
 from masque_relay.quic.congestion import SeesSizes
 
 if TYPE_CHECKING:
+    from aioquic.quic.crypto import CryptoPair
     from aioquic.quic.recovery import QuicPacketSpace
 
 Address = tuple[str, int]
@@ -50,12 +51,20 @@ frames."""
 class FastReceiveConnection(AckPolicyConnection):
     """A connection that takes batches of packets; see :meth:`receive_batch`."""
 
+    _crypto: "CryptoPair"
+    _space: "QuicPacketSpace"
     _first_fast_packet: int = 0
     """Every packet from this number on was built by the fast path: datagrams, ACKs."""
     _is_rate_new: bool = False
     """An ACK has set the pacing rate; the next flush takes notice."""
     _last_cid: bytes = b""
     """Client only: by which of its IDs the server came last; compared with first."""
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        # A look-up by an enum's member costs more than any line of the hot loops.
+        self._space = self._spaces[tls.Epoch.ONE_RTT]
+        self._crypto = self._cryptos[tls.Epoch.ONE_RTT]
 
     def receive_batch(self, packets: Sequence[bytes], source: Address, now: float) -> None:
         """Take packets from one source in order, as receive_datagram would one by one."""
@@ -91,7 +100,7 @@ class FastReceiveConnection(AckPolicyConnection):
 
         A key update never changes the header protection key (RFC 9001 section 6.1).
         """
-        make_masks = fastpath_private.aes_masks(self._cryptos[tls.Epoch.ONE_RTT].recv)
+        make_masks = fastpath_private.aes_masks(self._crypto.recv)
         if make_masks is None:
             return b""
         # RFC 9001 section 5.4.2: as if the packet number had four bytes.
@@ -103,8 +112,8 @@ class FastReceiveConnection(AckPolicyConnection):
         self, packets: Sequence[bytes], masks: bytes, start_index: int, now: float
     ) -> int:
         """Handle packets from an index on; return the index of the first that is aioquic's."""
-        space = self._spaces[tls.Epoch.ONE_RTT]
-        context = self._cryptos[tls.Epoch.ONE_RTT].recv
+        space = self._space
+        context = self._crypto.recv
         unseal, iv = fastpath_private.opener(context)
         key_phase = context.key_phase << 2
         cid = self._last_cid if self._is_client else self.host_cid

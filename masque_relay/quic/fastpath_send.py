@@ -91,7 +91,7 @@ class FastSendConnection(FastReceiveConnection):
         if not self._is_established():
             return super().get_timer()
         # What aioquic would say, with the answers that are fixed by now left out.
-        space = self._spaces[tls.Epoch.ONE_RTT]
+        space = self._space
         recovery = self._loss
         timer_at = self._close_at
         assert timer_at is not None  # noqa: S101 - it is set before the handshake begins
@@ -124,7 +124,7 @@ class FastSendConnection(FastReceiveConnection):
     def _is_ack_due(self, now: float) -> bool:
         if not self._handshake_confirmed:
             return False
-        ack_at = self._spaces[tls.Epoch.ONE_RTT].ack_at
+        ack_at = self._space.ack_at
         return ack_at is not None and ack_at <= now
 
     def _flush_fast(self, now: float) -> list[tuple[bytes, Address]] | None:
@@ -132,18 +132,20 @@ class FastSendConnection(FastReceiveConnection):
         path = self._network_paths[0]
         if not self._may_send_fast(path):
             return None
-        crypto = self._cryptos[tls.Epoch.ONE_RTT]
+        crypto = self._crypto
         make_masks = fastpath_private.aes_masks(crypto.send)
         if make_masks is None:
             return None
         self._flushed_at = now
         if self._is_stirred:
             self._watch_path(now)
+        else:
+            self._apply_path_mtu()
         self.prepare_datagrams()
         self._update_keys()
         if crypto.key_phase != crypto.recv.key_phase:
             return None  # a key update begins with aioquic's next packet
-        space = self._spaces[tls.Epoch.ONE_RTT]
+        space = self._space
         ack = b""
         if space.ack_at is not None and space.ack_at <= now:
             ack = self._encode_ack(space, now)
@@ -278,7 +280,7 @@ class FastSendConnection(FastReceiveConnection):
         self, plains: Sequence[bytes], make_masks: "fastpath_private.MaskMaker"
     ) -> list[bytes]:
         """Encrypt packets with consecutive numbers, then protect their headers (RFC 9001 5.4)."""
-        crypto = self._cryptos[tls.Epoch.ONE_RTT]
+        crypto = self._crypto
         seal, iv = fastpath_private.sealer(crypto.send)
         cid = self._peer_cid.cid
         first_byte = (
@@ -304,7 +306,7 @@ class FastSendConnection(FastReceiveConnection):
         self, packets: Sequence[bytes], now: float, *, has_ack: bool, is_only_ack: bool
     ) -> None:
         """Tell recovery, the idle timer and the path of the packets, all at once."""
-        space = self._spaces[tls.Epoch.ONE_RTT]
+        space = self._space
         number = self._packet_number
         self._packet_number += len(packets)
         self._counters.packets_sent_fast += len(packets)

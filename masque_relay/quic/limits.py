@@ -83,7 +83,7 @@ class QuicLimits:
     """DATAGRAM frames that wait for the congestion window, per connection; the oldest is dropped.
     About 30 ms at 200 Mbit/s: more would be latency, not throughput."""
 
-    fast_path: FastPath = FastPath.OFF
+    fast_path: FastPath = FastPath.AUTO
     """Batches of datagrams at a fraction of the CPU; `off` helps to find out whether it is to blame
     for something. New connections only."""
 

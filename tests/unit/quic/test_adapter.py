@@ -340,7 +340,7 @@ class TestEnds:
         def broken(*_: object) -> None:
             raise IndexError("bug")
 
-        monkeypatch.setattr(pair.server._connection, "receive_datagram", broken)
+        monkeypatch.setattr(pair.server._connection, "receive_batch", broken)
         pair.client.send_ping()
         pair.settle()
         assert pair.client.termination == (QuicErrorCode.INTERNAL_ERROR, "internal error")
