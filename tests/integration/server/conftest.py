@@ -1,8 +1,9 @@
 """Owns what the tests of a relay process share: HTTP/3 clients and UDP echo targets."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
+from typing import Protocol
 
 import pytest
 
@@ -18,7 +19,13 @@ from tests.support.h3_client import H3Client
 from tests.support.managed_relay import ManagedRelay
 from tests.support.relay import udp_echo
 
-Connect = Callable[[ManagedRelay], Awaitable[H3Client]]
+
+class Connect(Protocol):
+    """Opens a connection to a relay."""
+
+    def __call__(
+        self, relay: ManagedRelay, *, server_name: str = "localhost"
+    ) -> Awaitable[H3Client]: ...
 
 
 @pytest.fixture
@@ -26,7 +33,9 @@ async def connect() -> AsyncGenerator[Connect]:
     """Open HTTP/3 connections that end with the test."""
     async with AsyncExitStack() as stack:
 
-        async def open_connection(relay: ManagedRelay) -> H3Client:
+        async def open_connection(
+            relay: ManagedRelay, *, server_name: str = "localhost"
+        ) -> H3Client:
             endpoint = QuicEndpoint(
                 EndpointSettings(),
                 socket_factory=socket_factory(SocketLimits(), FlowCounters()),
@@ -37,7 +46,7 @@ async def connect() -> AsyncGenerator[Connect]:
             client = H3Client()
             await endpoint.connect(
                 Endpoint(address=ip_address(relay.h3_host), port=relay.h3_port),
-                server_name="localhost",
+                server_name=server_name,
                 alpn="h3",
                 application=client.attach,
                 tls=ClientTls(ca_pem=relay.ca_file.read_bytes()),

@@ -114,8 +114,9 @@ async def test_one_bad_file_of_several_changes_nothing_at_all(
         await client.echo(stream_id, b"still there")
 
 
+@pytest.mark.parametrize("by_signal", [False, True], ids=["admin", "sighup"])
 async def test_new_connections_get_the_new_certificate_and_old_ones_go_on(
-    tmp_path: Path, connect: Connect, echo_port: int
+    tmp_path: Path, connect: Connect, echo_port: int, by_signal: bool
 ) -> None:
     with managed_relay(tmp_path) as relay:
         old = await connect(relay)
@@ -126,9 +127,16 @@ async def test_new_connections_get_the_new_certificate_and_old_ones_go_on(
         leaf = make_leaf(key, ca, ca_key)  # type: ignore[arg-type] (ours is an EC key)
         relay.state.key_file.write_bytes(key_pem(key))
         relay.state.certificate_file.write_bytes(certificate_pem(leaf))
-        with relay.admin() as admin:
-            assert admin.reload() == {"changed": ["certificate"]}
-            assert admin.reload() == {"changed": []}
+        if by_signal:
+            relay.process.send_signal(signal.SIGHUP)
+            [record] = wait_until(
+                lambda: relay.records("reloaded") or None, deadline_s=30, what="log"
+            )
+            assert record["changed"] == ["certificate"]
+        else:
+            with relay.admin() as admin:
+                assert admin.reload() == {"changed": ["certificate"]}
+                assert admin.reload() == {"changed": []}
         new_der = ssl.PEM_cert_to_DER_cert(certificate_pem(leaf).decode())
         assert presented_certificate(await connect(relay)) == new_der
         assert presented_certificate(old) != new_der
