@@ -133,6 +133,11 @@ class H3Stream:
         if self._splice is not None:
             self._splice.on_datagrams(payloads)
             return
+        if self.head.protocol is None:
+            # RFC 9297 section 2: GET, POST and classic CONNECT know no datagrams.
+            if not self._inbox.is_disconnected:
+                self.abort(EndReason.PROTOCOL_ERROR, H3Error.DATAGRAM_ERROR)
+            return
         self.carrier.quic_datagram_seen()
         self._inbox.push_datagrams(payloads)
         self._readable.set()

@@ -177,13 +177,14 @@ class TestDatagrams:
 
             assert rig.counters.early_datagrams_dropped == 996
 
-    async def test_datagrams_on_an_ordinary_request_are_ignored(self) -> None:
+    async def test_datagrams_on_an_ordinary_request_abort_it(self) -> None:
         app = ScriptedApp()
         async with serving(app) as rig:
             await rig.request(0, GET_HEAD)
             rig.peer.datagrams_received(0, [b"x"])
 
-            assert (await app.calls[0].receive())["type"] == "http.request"
+            assert rig.transport.resets == {0: 0x33}
+            assert (await app.calls[0].receive())["type"] == "http.disconnect"
             app.calls[0].finish()
 
 
