@@ -28,7 +28,8 @@ class Refusal:
 
     status: int
     error: str
-    """RFC 9209 section 2.3 error type."""
+    """RFC 9209 section 2.3 error type. Deviation from RFC 9209 section 2.3.17: http_request_denied
+    goes with 401, 407 and 429 too, because a client acts on the status."""
     explanation: str
     """For the person at the client: what is wrong and what to do; no secrets."""
     rcode: str | None = None
@@ -145,6 +146,8 @@ def _deny_answer(reason: DenyReason) -> tuple[int, str, str]:  # noqa: PLR0911  
             # decision of the relay and stays one.
             return 403, "destination_ip_prohibited", "the target's address is prohibited"
         case DenyReason.TUNNEL_QUOTA:
+            # Deviation: RFC 9209 section 2.3.12 recommends 503, which blames the relay; this client
+            # has used up what is its own (RFC 6585 section 4).
             return 429, "connection_limit_reached", "too many tunnels open: close one"
         case DenyReason.OPEN_RATE:
             return 429, "http_request_denied", "tunnels are opened too fast: slow down"
@@ -174,6 +177,8 @@ def _fault_answer(fault: FlowFault) -> tuple[int, str, str]:  # noqa: PLR0911  (
         case FlowFault.DNS_TIMEOUT:
             return 504, "dns_timeout", "the target's name did not resolve in time"
         case FlowFault.DESTINATION_UNAVAILABLE:
+            # Deviation: RFC 9209 section 2.3.4 recommends 503, which blames the relay and makes
+            # load balancers take it out.
             return 502, "destination_unavailable", "the target cannot be reached"
         case FlowFault.DESTINATION_IP_UNROUTABLE:
             return 502, "destination_ip_unroutable", "the relay has no route to the target"

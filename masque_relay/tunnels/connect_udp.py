@@ -146,9 +146,9 @@ class ConnectUdpSession:
     def on_flow_error(self, error: FlowError) -> None:
         """Count it.
 
-        RFC 9298 section 3.1 closes the stream when the socket is no longer *usable*. A connected
-        UDP socket stays usable after ICMP unreachable: the target may come back (a WireGuard peer
-        that restarts), and whoever can forge ICMP must not be able to cut tunnels.
+        Deviation from RFC 9298 section 3.1, whose example closes the stream after ICMP unreachable:
+        a connected UDP socket stays usable, the target may come back (a WireGuard peer that
+        restarts), and whoever can forge ICMP must not be able to cut tunnels.
         """
         self.flow_error_count += 1
         self.last_flow_error = error
