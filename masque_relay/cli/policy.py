@@ -19,7 +19,8 @@ from masque_relay.control.policy.document import parse_query_target
 from masque_relay.control.policy.explain import Explanation, Match, Step, explain
 from masque_relay.control.policy.rules import Outcome, PatternError, Query
 
-DEFAULT_POLICY_FILE = Path("policy.toml")
+DEFAULT_POLICY_FILES = (Path("policy.toml"), Path("state", "policy.toml"))
+"""Where explain looks: here, and where `make run` keeps the policy of the development relay."""
 
 
 @click.group()
@@ -75,9 +76,7 @@ def check(file: Path, as_json: bool) -> None:
     "--policy",
     "file",
     type=click.Path(path_type=Path),
-    default=DEFAULT_POLICY_FILE,
-    show_default=True,
-    help="The policy file.",
+    help="The policy file.  [default: policy.toml, or else state/policy.toml]",
 )
 @click.option("--as", "subject", required=True, help="Who asks: the subject of the credential.")
 @click.option("--group", "groups", multiple=True, help="A group that the credential names.")
@@ -88,7 +87,7 @@ def check(file: Path, as_json: bool) -> None:
 @click.argument("target", required=False)
 @json_option
 def explain_command(
-    file: Path,
+    file: Path | None,
     subject: str,
     groups: tuple[str, ...],
     address_text: str | None,
@@ -111,13 +110,24 @@ def explain_command(
           connect-udp intranet.example:443 --address 10.0.0.7
     """
     query = _query(subject, groups, method, target, address_text, source_text, at_text)
-    explanation = explain(_load(file, as_json=as_json), query)
+    explanation = explain(_load(file or _default_file(), as_json=as_json), query)
     if as_json:
         print_json(_as_json(explanation))
     else:
         _print(explanation)
     if explanation.decision.outcome is Outcome.DENY:
         raise SystemExit(int(ExitCode.REFUSED))
+
+
+def _default_file() -> Path:
+    found = next((file for file in DEFAULT_POLICY_FILES if file.exists()), None)
+    if found is None:
+        fail(
+            "which policy? there is no policy.toml here",
+            hint="name one with --policy FILE",
+            exit_code=ExitCode.USAGE,
+        )
+    return found
 
 
 def _query(

@@ -120,6 +120,27 @@ def test_explanations(file: Path, arguments: list[str], exit_code: ExitCode, say
     assert says in result.output
 
 
+@pytest.mark.parametrize("place", ["policy.toml", "state/policy.toml"])
+def test_the_policy_of_this_directory_or_of_its_development_relay_is_taken(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(place).parent.mkdir(exist_ok=True)
+    Path(place).write_text(GOOD)
+    result = run("explain", "--as", "alice", "connect-udp", "example.org:443")
+    assert result.exit_code == ExitCode.OK, result.output
+    assert "rule" in result.stdout
+
+
+def test_without_any_policy_the_option_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = run("explain", "--as", "alice", "connect-udp", "example.org:443")
+    assert result.exit_code == ExitCode.USAGE
+    assert "--policy FILE" in result.stderr
+
+
 def test_an_explanation_says_why_earlier_rules_did_not_match(file: Path) -> None:
     document = json.loads(explain(file, "--json", "connect-udp", "1.1.1.1:443").stdout)
     assert (document["outcome"], document["rule"]) == ("allow", "web")
