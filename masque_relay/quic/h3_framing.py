@@ -367,14 +367,16 @@ class H3Framing(H3Connection):
             # The peer's QPACK capacity is not taken up: our field sections are small, and its
             # table would be memory of ours that the peer sizes.
         elif frame_type == FrameType.GOAWAY:
-            found = peek_varint(frame_data)
-            if found is None or found[1] != len(frame_data):
-                raise FrameError("malformed GOAWAY")
-            last_id = found[0]
+            last_id = _decode_id(frame_data)
             # RFC 9114 section 5.2: a request stream's ID from a server; never a larger one.
-            if (self._is_client and last_id % 4) or last_id > (self.goaway_id or last_id):
+            grows = self.goaway_id is not None and last_id > self.goaway_id
+            if grows or (self._is_client and last_id % 4):
                 raise IdError("invalid GOAWAY")
             self.goaway_id = last_id
+        elif frame_type == FrameType.CANCEL_PUSH:
+            _decode_id(frame_data)
+            # RFC 9114 section 7.2.3: nothing was pushed, either way.
+            raise IdError("CANCEL_PUSH without a push")
         else:
             super()._handle_control_frame(frame_type, frame_data)
 
@@ -388,6 +390,14 @@ class H3Framing(H3Connection):
             and not self._transport.max_datagram_payload_bytes
         ):
             raise SettingsError("H3_DATAGRAM without max_datagram_frame_size")
+
+
+def _decode_id(frame_data: bytes) -> int:
+    """Return the one integer that a frame consists of (RFC 9114 section 7.1)."""
+    found = peek_varint(frame_data)
+    if found is None or found[1] != len(frame_data):
+        raise FrameError("malformed frame of one integer")
+    return found[0]
 
 
 def _peek_frame_head(data: bytes, offset: int) -> tuple[int, int, int] | None:
