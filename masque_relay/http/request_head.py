@@ -82,6 +82,8 @@ def parse_request_head(
     """
     is_http1 = http_version is HttpVersion.HTTP1
     pseudo, fields = _split(headers, is_http1=is_http1)
+    if not is_http1:
+        fields = _join_cookies(fields)
     method = pseudo.get(b":method")
     if method is None or not _TOKEN.fullmatch(method):
         raise _bad(":method is missing or no token")
@@ -224,6 +226,15 @@ def _content_length(fields: Headers) -> int | None:
     if len(values) > 1 or not _DIGITS.fullmatch(values[0]):
         raise _bad("malformed content-length", section="RFC 9110 section 8.6")
     return int(values[0])
+
+
+def _join_cookies(fields: Headers) -> Headers:
+    """RFC 9114 section 4.2.1, RFC 9113 section 8.2.3: one cookie line for the application."""
+    crumbs = [value for name, value in fields if name == b"cookie"]
+    if len(crumbs) < 2:
+        return fields
+    others = [(name, value) for name, value in fields if name != b"cookie"]
+    return [*others, (b"cookie", b"; ".join(crumbs))]
 
 
 def _says_capsules(fields: Iterable[tuple[bytes, bytes]]) -> bool:
