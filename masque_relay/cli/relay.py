@@ -174,10 +174,14 @@ def greeting(state: DevState) -> "Callable[[Serving], None]":
         relay_url = f"https://{serving.h3_address}"
         options = f"--relay {relay_url} --ca {state.ca_file} --token-file {state.token_file}"
         ghostctl = program()
+        https = (
+            "off" if serving.https_address is None else f"https://{serving.https_address}   (TCP)"
+        )
         click.echo(
             f"""
 Ghostwire relay, DEVELOPMENT MODE
   HTTP/3   {relay_url}   (UDP)
+  HTTP/2   {https}
   admin    {serving.admin_url}
   state    {state.directory}
 

@@ -2,9 +2,10 @@
 
 from masque_relay.config.load import load_config
 from masque_relay.config.model import LogFormat, LogLevel, RelayConfig
-from masque_relay.config.values import parse_admin_address, parse_listen_address
+from masque_relay.config.values import HttpsListen, parse_admin_address, parse_listen_address
 
 __all__ = [
+    "HttpsListen",
     "LogFormat",
     "LogLevel",
     "RelayConfig",

@@ -14,6 +14,8 @@ from masque_relay.admin.limits import AdminLimits
 from masque_relay.config.values import (
     AdminAddress,
     AnyIpAddress,
+    HttpsAddress,
+    HttpsListen,
     ListenAddress,
     Seconds,
     UriTemplateText,
@@ -24,6 +26,7 @@ from masque_relay.dataplane.limits import FlowLimits, ResolverLimits, SocketLimi
 from masque_relay.dataplane.resolver import FamilyPreference
 from masque_relay.http.denials import DEFAULT_PROXY_NAME
 from masque_relay.http.limits import HttpLimits
+from masque_relay.http.tcp_limits import TcpLimits
 from masque_relay.quic.limits import H3Limits, QuicLimits
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
 
@@ -42,6 +45,10 @@ class ListenSection(Section):
     h3: ListenAddress = Endpoint(address=IPv6Address("::"), port=443)
     """UDP address of HTTP/3, `ADDRESS:PORT`. `[::]:443` takes IPv4 too. Port 0 lets the kernel
     choose. Read at start only."""
+    https: HttpsAddress = HttpsListen.AUTO
+    """TCP address of HTTP/2 and HTTP/1.1 over TLS, `ADDRESS:PORT`. `auto` is the address and port
+    of HTTP/3; where that port is taken the relay says so and goes on without. `off` opens no TCP
+    port. Read at start only."""
     secret_files: tuple[Path, ...] = ()
     """Files of at least 32 random bytes each, equal on all relays behind one address, so that each
     can validate the other's Retry tokens and reset its connections. The first one makes tokens, all
@@ -179,6 +186,8 @@ class RelayConfig(Section):
     """The QUIC endpoint."""
     http: HttpLimits = HttpLimits()
     """Caps and deadlines of HTTP connections and requests."""
+    tcp: TcpLimits = TcpLimits()
+    """Caps and deadlines of HTTP/2 and HTTP/1.1 over TLS."""
     connect_udp: ConnectUdpSection = ConnectUdpSection()
     """CONNECT-UDP (RFC 9298)."""
     dns: DnsSection = DnsSection()

@@ -1,5 +1,6 @@
 """Owns the field types that several sections share: listen addresses and durations."""
 
+from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
@@ -58,6 +59,25 @@ def _admin_address(value: object) -> Endpoint | UnixSocket:
         raise ValueError("must be a string such as 127.0.0.1:9443")
     return parse_admin_address(value)
 
+
+class HttpsListen(StrEnum):
+    """Words in the place of an address for HTTP/2 and HTTP/1.1."""
+
+    AUTO = "auto"
+    """Address and port of HTTP/3, on TCP."""
+    OFF = "off"
+
+
+def _https_address(value: object) -> Endpoint | HttpsListen:
+    if value in {word.value for word in HttpsListen}:
+        return HttpsListen(str(value))
+    if not isinstance(value, str):
+        raise ValueError('must be a string such as [::]:443, "auto" or "off"')
+    return parse_listen_address(value)
+
+
+HttpsAddress = Annotated[Endpoint | HttpsListen, PlainValidator(_https_address)]
+"""``ADDRESS:PORT``, ``auto`` or ``off``."""
 
 ListenAddress = Annotated[Endpoint, PlainValidator(_listen_address)]
 """``ADDRESS:PORT``; IPv6 in brackets. Port 0 lets the kernel choose."""

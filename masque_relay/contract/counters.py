@@ -83,6 +83,37 @@ class HttpCounters:
 
 
 @dataclass(slots=True)
+class TcpCounters:
+    """The listener for HTTP/2 and HTTP/1.1 over TLS."""
+
+    connections_opened: int = 0
+    """Accepted, whatever becomes of the handshake."""
+    connections_closed: int = 0
+    connections_open: int = 0
+    """A gauge; half-open ones included."""
+    connections_half_open: int = 0
+    """A gauge: TLS handshake not complete."""
+    handshakes_h2: int = 0
+    """Complete, HTTP/2 agreed."""
+    handshakes_h1: int = 0
+    """Complete, HTTP/1.1 agreed or no ALPN at all."""
+    handshakes_failed: int = 0
+    """Ended before it was complete: refused, given up or too slow."""
+    refused_total: int = 0
+    """New connections refused: the cap on all."""
+    refused_half_open: int = 0
+    refused_per_source: int = 0
+    accepts_failed: int = 0
+    """The kernel could not give us a connection (out of file descriptors)."""
+    deadlines_passed: int = 0
+    """Connections closed: idle, a head that trickles in, a reader that takes nothing."""
+    floods_stopped: int = 0
+    """HTTP/2 connections closed for too many or too large frames."""
+    protocol_errors: int = 0
+    """HTTP/2 connections closed for a connection error of the client; HTTP/1.1 heads refused."""
+
+
+@dataclass(slots=True)
 class TunnelCounters:
     """All tunnels together."""
 

@@ -30,7 +30,7 @@ class MetricRow:
     """One plain int of contract/counters.py."""
 
     group: str
-    """Which counters object: quic, http, tunnel, flow."""
+    """Which counters object: quic, http, tcp, tunnel, flow."""
     field: str
     """The attribute of that object."""
     name: str
@@ -65,6 +65,9 @@ _TUNNEL_DATAGRAMS = "Datagrams relayed; up is client to target."
 _TUNNEL_BYTES = "Payload bytes relayed; up is client to target."
 _TUNNEL_DROPPED = "Datagrams that a tunnel dropped, by cause."
 _HANDSHAKES = "QUIC handshakes that ended, by result."
+_TLS_HANDSHAKES = "TLS handshakes over TCP that ended, by the HTTP version agreed or as failed."
+_TCP_REFUSED = "New TCP connections refused, by the cap that refused them."
+_TCP_CLOSED = "TCP connections that we closed, by cause."
 _LOOKUPS_FAILED = "DNS look-ups that gave no address, by cause."
 
 COUNTER_ROWS: tuple[MetricRow, ...] = (
@@ -189,6 +192,30 @@ COUNTER_ROWS: tuple[MetricRow, ...] = (
         "http_capsule_datagrams_dropped",
         "DATAGRAM capsules not sent because the stream's buffer was full.",
     ),
+    _row("tcp", "connections_opened", "tcp_connections_opened", "TCP connections accepted."),
+    _row("tcp", "connections_closed", "tcp_connections_closed", "TCP connections ended."),
+    _gauge("tcp", "connections_open", "tcp_connections", "TCP connections open now."),
+    _gauge(
+        "tcp",
+        "connections_half_open",
+        "tcp_connections_half_open",
+        "TCP connections whose TLS handshake is not complete.",
+    ),
+    _row("tcp", "handshakes_h2", "tcp_handshakes", _TLS_HANDSHAKES, result="h2"),
+    _row("tcp", "handshakes_h1", "tcp_handshakes", _TLS_HANDSHAKES, result="h1"),
+    _row("tcp", "handshakes_failed", "tcp_handshakes", _TLS_HANDSHAKES, result="failed"),
+    _row("tcp", "refused_total", "tcp_refused", _TCP_REFUSED, cap="total"),
+    _row("tcp", "refused_half_open", "tcp_refused", _TCP_REFUSED, cap="half_open"),
+    _row("tcp", "refused_per_source", "tcp_refused", _TCP_REFUSED, cap="per_source"),
+    _row(
+        "tcp",
+        "accepts_failed",
+        "tcp_accepts_failed",
+        "Times the kernel could not hand over a TCP connection: out of file descriptors.",
+    ),
+    _row("tcp", "deadlines_passed", "tcp_closed", _TCP_CLOSED, cause="deadline"),
+    _row("tcp", "floods_stopped", "tcp_closed", _TCP_CLOSED, cause="flood"),
+    _row("tcp", "protocol_errors", "tcp_closed", _TCP_CLOSED, cause="protocol_error"),
     _row("tunnel", "uplink_datagrams", "tunnel_datagrams", _TUNNEL_DATAGRAMS, direction="up"),
     _row("tunnel", "downlink_datagrams", "tunnel_datagrams", _TUNNEL_DATAGRAMS, direction="down"),
     _row("tunnel", "uplink_bytes", "tunnel_bytes", _TUNNEL_BYTES, direction="up"),

@@ -1,7 +1,9 @@
-"""Owns the HTTP/3 error codes, and which of them tells a client why its tunnel ended."""
+"""Owns the error codes of HTTP/3 and HTTP/2, and which one tells why a tunnel ended."""
 
 from enum import IntEnum
 from typing import assert_never
+
+from h2.errors import ErrorCodes
 
 from masque_relay.contract.verdict import EndReason
 
@@ -45,3 +47,21 @@ def error_for_end(reason: EndReason) -> H3Error:
             return H3Error.REQUEST_CANCELLED
         case _:
             assert_never(reason)
+
+
+def h2_code(error_code: int) -> ErrorCodes:
+    """Return what an HTTP/3 code is in HTTP/2 (RFC 9113 section 7); CANCEL where it has none."""
+    return _H2_CODES.get(error_code, ErrorCodes.CANCEL)
+
+
+_H2_CODES: dict[int, ErrorCodes] = {
+    H3Error.NO_ERROR: ErrorCodes.NO_ERROR,
+    H3Error.INTERNAL_ERROR: ErrorCodes.INTERNAL_ERROR,
+    H3Error.EXCESSIVE_LOAD: ErrorCodes.ENHANCE_YOUR_CALM,
+    H3Error.REQUEST_REJECTED: ErrorCodes.REFUSED_STREAM,
+    H3Error.REQUEST_CANCELLED: ErrorCodes.CANCEL,
+    H3Error.MESSAGE_ERROR: ErrorCodes.PROTOCOL_ERROR,
+    H3Error.CONNECT_ERROR: ErrorCodes.CONNECT_ERROR,
+    # RFC 9297 section 3.3: a malformed capsule is a malformed message.
+    H3Error.DATAGRAM_ERROR: ErrorCodes.PROTOCOL_ERROR,
+}

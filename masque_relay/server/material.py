@@ -3,7 +3,8 @@
 Everything is read before anything is put in force, so that a bad file changes nothing.
 """
 
-from collections.abc import Callable, Iterable
+import ssl
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -11,8 +12,9 @@ from typing import TypeVar
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from masque_relay.config import RelayConfig
+from masque_relay.config import HttpsListen, RelayConfig
 from masque_relay.contract.errors import ConfigError, Problem
+from masque_relay.http.tcp_tls import CertificateFiles, build_server_context
 from masque_relay.quic.retry import EndpointSecrets
 from masque_relay.quic.tls import CertificateIdentity, ClientCertificates
 
@@ -33,6 +35,8 @@ class Material:
     more_certificates: tuple[CertificateIdentity, ...]
     client_certificates: ClientCertificates
     client_ca_pem: bytes | None
+    tcp_tls: ssl.SSLContext | None
+    """The same certificates for TCP; None where HTTP/2 and HTTP/1.1 are off."""
     secrets: EndpointSecrets = field(repr=False)
     admin_token: str = field(repr=False)
 
@@ -58,6 +62,9 @@ def load_material(config: RelayConfig) -> Material:
     secrets = _collect(problems, lambda: _endpoint_secrets(config.listen.secret_files))
     admin_token = _collect(problems, lambda: _admin_token(config.admin.token_file))
     client_ca_pem = _collect(problems, lambda: _client_ca(config))
+    tcp_tls: ssl.SSLContext | None = None
+    if len(identities) == len(pairs):
+        tcp_tls = _collect(problems, lambda: _tcp_tls(config, pairs, identities, client_ca_pem))
     if problems or secrets is None or admin_token is None:
         raise ConfigError(problems)
     return Material(
@@ -65,6 +72,7 @@ def load_material(config: RelayConfig) -> Material:
         more_certificates=tuple(identities[1:]),
         client_certificates=_client_certificates(config),
         client_ca_pem=client_ca_pem,
+        tcp_tls=tcp_tls,
         secrets=secrets,
         admin_token=admin_token,
     )
@@ -86,6 +94,33 @@ def _identity(certificate_file: Path, key_file: Path, key_path: str) -> Certific
     except (ValueError, TypeError) as error:
         raise _problem(
             certificate_file, f"{key_path}.certificate_file", f"with {key_file.name}: {error}"
+        ) from error
+
+
+def _tcp_tls(
+    config: RelayConfig,
+    pairs: Sequence[tuple[Path, Path, str]],
+    identities: Sequence[CertificateIdentity],
+    client_ca_pem: bytes | None,
+) -> ssl.SSLContext | None:
+    """Read the same files for OpenSSL."""
+    if config.listen.https is HttpsListen.OFF:
+        return None
+    wanted = _client_certificates(config)
+    try:
+        return build_server_context(
+            [
+                CertificateFiles(certificate_file=pair[0], key_file=pair[1], names=identity.names)
+                for pair, identity in zip(pairs, identities, strict=True)
+            ],
+            client_ca_pem=client_ca_pem,
+            asks_for_certificate=wanted is not ClientCertificates.IGNORED,
+            requires_certificate=wanted is ClientCertificates.REQUIRED,
+            refuse_unknown_names=config.tls.refuse_unknown_names,
+        )
+    except (OSError, ValueError) as error:
+        raise _problem(
+            config.tls.certificate_file, "tls.certificate_file", f"OpenSSL: {error}"
         ) from error
 
 

@@ -5,6 +5,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
 
+import structlog
+
 from masque_relay.admin.listener import AdminListener
 from masque_relay.config import RelayConfig
 from masque_relay.contract.address import Endpoint
@@ -12,6 +14,7 @@ from masque_relay.contract.counters import (
     FlowCounters,
     HttpCounters,
     QuicCounters,
+    TcpCounters,
     TunnelCounters,
 )
 from masque_relay.contract.errors import ConfigError, Problem
@@ -24,6 +27,7 @@ from masque_relay.dataplane.inproc import InprocDataplane
 from masque_relay.http.connect_udp import ConnectUdpServices
 from masque_relay.http.h3 import H3FrontEnd
 from masque_relay.http.routes import build_app
+from masque_relay.http.tcp_front import TcpFront
 from masque_relay.quic.application import ApplicationFactory
 from masque_relay.quic.endpoint import QuicEndpoint
 from masque_relay.quic.h3_adapter import H3Session
@@ -33,6 +37,8 @@ from masque_relay.server.material import Material
 
 H3_ALPN = "h3"
 
+_log = structlog.get_logger(__name__)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counters:
@@ -40,6 +46,7 @@ class Counters:
 
     quic: QuicCounters = field(default_factory=QuicCounters)
     http: HttpCounters = field(default_factory=HttpCounters)
+    tcp: TcpCounters = field(default_factory=TcpCounters)
     tunnel: TunnelCounters = field(default_factory=TunnelCounters)
     flow: FlowCounters = field(default_factory=FlowCounters)
 
@@ -59,6 +66,9 @@ class Parts:
     """By ALPN, as the endpoint has them."""
     h3_address: Endpoint
     """With the real port."""
+    tcp_front: TcpFront | None
+    https_address: Endpoint | None
+    """With the real port; None where there is no HTTP/2 and HTTP/1.1."""
     admin: AdminListener
 
 
@@ -108,7 +118,19 @@ async def open_parts(
     )
     # Closed after the front end, which ends its tunnels and connections first.
     stack.push_async_callback(endpoint.close)
+    tcp_front: TcpFront | None = None
+    if material.tcp_tls is not None:
+        tcp_front = TcpFront(
+            front_end,
+            material.tcp_tls,
+            limits=config.tcp,
+            counters=counters.tcp,
+            clock=clock,
+        )
+        await stack.enter_async_context(tcp_front)
     await stack.enter_async_context(front_end)
+    h3_address = _listen(endpoint, config.listen.h3)
+    https_address = None if tcp_front is None else _listen_tcp(tcp_front, config, h3_address)
     return Parts(
         counters=counters,
         audit=audit,
@@ -118,7 +140,9 @@ async def open_parts(
         front_end=front_end,
         endpoint=endpoint,
         applications=applications,
-        h3_address=_listen(endpoint, config.listen.h3),
+        h3_address=h3_address,
+        tcp_front=tcp_front,
+        https_address=https_address,
         admin=admin,
     )
 
@@ -190,3 +214,31 @@ def _listen(endpoint: QuicEndpoint, address: Endpoint) -> Endpoint:
                 )
             ]
         ) from error
+
+
+def _listen_tcp(front: TcpFront, config: RelayConfig, h3_address: Endpoint) -> Endpoint | None:
+    """Listen beside HTTP/3, or where the configuration says."""
+    wanted = config.listen.https
+    if isinstance(wanted, Endpoint):
+        try:
+            return front.listen(wanted, h3_port=h3_address.port)
+        except OSError as error:
+            raise ConfigError(
+                [
+                    Problem(
+                        key_path="listen.https",
+                        detail=f"{wanted}: {error.strerror or error}",
+                        hint='choose another address, or "off"; ports below 1024 need root',
+                    )
+                ]
+            ) from error
+    try:
+        return front.listen(h3_address, h3_port=h3_address.port)
+    except OSError as error:
+        _log.warning(
+            "no HTTP/2 and HTTP/1.1: the TCP port is taken",
+            address=str(h3_address),
+            error=error.strerror,
+            hint="set listen.https",
+        )
+        return None

@@ -10,7 +10,9 @@ from masque_relay.contract.errors import ConfigError, Problem
 from masque_relay.server.source import RelayFiles
 
 
-def write_ready_files(files: RelayFiles, *, h3: str, admin: str, admin_token_file: str) -> None:
+def write_ready_files(
+    files: RelayFiles, *, h3: str, admin: str, admin_token_file: str, https: str | None = None
+) -> None:
     """Write the files atomically: a reader sees all of one, or none.
 
     Raises:
@@ -22,6 +24,8 @@ def write_ready_files(files: RelayFiles, *, h3: str, admin: str, admin_token_fil
         "admin_token_file": admin_token_file,
         "pid": os.getpid(),
     }
+    if https is not None:
+        value["https"] = https
     for key, path in (("ca_file", files.ca_file), ("token_file", files.token_file)):
         if path is not None:
             value[key] = str(path.absolute())

@@ -43,6 +43,8 @@ class Serving:
     h3_address: Endpoint
     admin_url: str
     admin_token_file: str
+    https_address: Endpoint | None = None
+    """Of HTTP/2 and HTTP/1.1."""
 
 
 class Relay:
@@ -132,15 +134,23 @@ class Relay:
             h3=str(parts.h3_address),
             admin=parts.admin.url,
             admin_token_file=token_file,
+            https=None if parts.https_address is None else str(parts.https_address),
         )
         notify("READY=1", f"STATUS=serving HTTP/3 on {parts.h3_address}")
-        _log.info("serving", h3=str(parts.h3_address), admin=parts.admin.url, version=__version__)
+        _log.info(
+            "serving",
+            h3=str(parts.h3_address),
+            https=str(parts.https_address),
+            admin=parts.admin.url,
+            version=__version__,
+        )
         if self._on_serving is not None:
             self._on_serving(
                 Serving(
                     h3_address=parts.h3_address,
                     admin_url=parts.admin.url,
                     admin_token_file=token_file,
+                    https_address=parts.https_address,
                 )
             )
 
@@ -171,6 +181,8 @@ class Relay:
         _log.info("draining", deadline_s=deadline_s, tunnels=parts.gate.tunnel_count)
         parts.gate.drain()
         parts.endpoint.drain()
+        if parts.tcp_front is not None:
+            parts.tcp_front.drain()
         async with asyncio.TaskGroup() as group:
             waits = (
                 group.create_task(parts.front_end.drain(grace_s=deadline_s)),
@@ -202,10 +214,12 @@ class Relay:
             "ready": self.ready(),
             "draining": self._drain_wanted.is_set(),
             "h3": str(parts.h3_address),
+            "https": None if parts.https_address is None else str(parts.https_address),
             "admin": parts.admin.url,
             "tunnels": parts.gate.tunnel_count,
             "requests": parts.front_end.request_count,
             "connections": parts.counters.quic.connections_open,
+            "tcp_connections": parts.counters.tcp.connections_open,
             "policy": parts.gate.policy.digest,
             "audit_records_lost": parts.audit.lost_count,
             "restart_needed": list(self._restart_needed),
@@ -281,6 +295,10 @@ class Relay:
             )
         )
         parts.front_end.apply_limits(config.http)
+        if parts.tcp_front is not None:
+            parts.tcp_front.apply_limits(config.tcp)
+            if prepared.material.tcp_tls is not None:
+                parts.tcp_front.replace_context(prepared.material.tcp_tls)
         parts.dataplane.resolver.clear_cache()
         configure_logging(config.log.level, config.log.format)
         after = in_force(config, self._material, parts.gate.policy.digest)
@@ -326,6 +344,7 @@ class Relay:
             counters={
                 "quic": parts.counters.quic,
                 "http": parts.counters.http,
+                "tcp": parts.counters.tcp,
                 "tunnel": parts.counters.tunnel,
                 "flow": parts.counters.flow,
             },

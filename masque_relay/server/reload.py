@@ -100,8 +100,8 @@ def changes(before: InForce, after: InForce) -> tuple[str, ...]:
         or (old.gate.bearer, old.gate.basic, old.gate.mtls)
         != (new.gate.bearer, new.gate.basic, new.gate.mtls),
         "certificate": before.certificates != after.certificates or old.tls != new.tls,
-        "limits": (old.quic.limits, old.gate.limits, old.http, old.drain)
-        != (new.quic.limits, new.gate.limits, new.http, new.drain),
+        "limits": (old.quic.limits, old.gate.limits, old.http, old.tcp, old.drain)
+        != (new.quic.limits, new.gate.limits, new.http, new.tcp, new.drain),
         "log": old.log != new.log,
     }
     return tuple(word for word, differs in differing.items() if differs)

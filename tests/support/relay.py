@@ -7,6 +7,7 @@ it is in production.
 
 import asyncio
 import socket
+import ssl
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,6 +20,7 @@ from masque_relay.contract.counters import (
     FlowCounters,
     HttpCounters,
     QuicCounters,
+    TcpCounters,
     TunnelCounters,
 )
 from masque_relay.control.auth.keys import SigningKey, generate_signing_key, write_signing_key
@@ -38,6 +40,9 @@ from masque_relay.http.denials import DEFAULT_PROXY_NAME
 from masque_relay.http.h3 import H3FrontEnd
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.routes import build_app
+from masque_relay.http.tcp_front import TcpFront
+from masque_relay.http.tcp_limits import TcpLimits
+from masque_relay.http.tcp_tls import CertificateFiles, build_server_context
 from masque_relay.quic.application import Headers
 from masque_relay.quic.endpoint import QuicEndpoint
 from masque_relay.quic.limits import QuicLimits
@@ -46,7 +51,7 @@ from masque_relay.quic.tls import CertificateIdentity, CertificateStore
 from masque_relay.server.clock import SystemClock
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
 from tests.support.h3_client import WAIT_S, H3Client
-from tests.support.site_certificate import write_site_certificate
+from tests.support.site_certificate import SiteCertificate, write_site_certificate
 
 ISSUER = "test-issuer"
 AUDIENCE = "test-relay"
@@ -118,6 +123,11 @@ class InProcessRelay:
     http: HttpCounters
     tunnels: TunnelCounters
     quic: QuicCounters
+    https_address: Endpoint
+    """Of HTTP/2 and HTTP/1.1 over TCP."""
+    tcp: TcpCounters
+    tcp_front: TcpFront
+    site: SiteCertificate
     client_endpoint: QuicEndpoint
 
     def token(
@@ -189,6 +199,7 @@ async def running_relay(
     names: Mapping[str, Sequence[str]] = NAMES,
     nameservers: Sequence[str] = (),
     templates: Sequence[str] = (DEFAULT_TEMPLATE,),
+    tcp_limits: TcpLimits | None = None,
 ) -> AsyncGenerator[InProcessRelay]:
     """Run a relay while the block runs."""
     clock, audit = SystemClock(), ListAudit()
@@ -251,6 +262,16 @@ async def running_relay(
             counters=quic,
         )
         stack.push_async_callback(server.close)
+        tcp = TcpCounters()
+        tcp_front = await stack.enter_async_context(
+            TcpFront(
+                front_end,
+                server_context(site),
+                limits=tcp_limits or TcpLimits(),
+                counters=tcp,
+                clock=clock,
+            )
+        )
         await stack.enter_async_context(front_end)
         client = QuicEndpoint(
             EndpointSettings(limits=quic_limits),
@@ -259,8 +280,13 @@ async def running_relay(
             counters=QuicCounters(),
         )
         stack.push_async_callback(client.close)
+        address = server.listen(LOOPBACK)
         yield InProcessRelay(
-            address=server.listen(LOOPBACK),
+            address=address,
+            https_address=tcp_front.listen(LOOPBACK, h3_port=address.port),
+            tcp=tcp,
+            tcp_front=tcp_front,
+            site=site,
             ca_pem=site.ca_file.read_bytes(),
             signing_key=signing_key,
             gate=gate,
@@ -272,6 +298,16 @@ async def running_relay(
             quic=quic,
             client_endpoint=client,
         )
+
+
+def server_context(site: SiteCertificate) -> ssl.SSLContext:
+    """Return TLS for TCP with a site's certificate."""
+    files = CertificateFiles(
+        certificate_file=site.certificate_file,
+        key_file=site.key_file,
+        names=frozenset({"localhost"}),
+    )
+    return build_server_context([files])
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from masque_relay.contract.counters import (
     FlowCounters,
     HttpCounters,
     QuicCounters,
+    TcpCounters,
     TunnelCounters,
 )
 from masque_relay.contract.request import Method, Transport
@@ -32,6 +33,7 @@ from masque_relay.control.metrics import (
 GROUPS: dict[str, type] = {
     "quic": QuicCounters,
     "http": HttpCounters,
+    "tcp": TcpCounters,
     "tunnel": TunnelCounters,
     "flow": FlowCounters,
 }
