@@ -1,6 +1,8 @@
 """docs/howto/deploy: example configuration, systemd unit and Dockerfile hold together."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import click
@@ -51,6 +53,21 @@ def test_the_unit_calls_commands_that_exist(unit: dict[str, list[str]]) -> None:
         command = relay.commands[words[2]]
         # Parses the arguments, runs nothing.
         assert isinstance(command.make_context(words[2], words[3:]), click.Context)
+
+
+def test_systemd_finds_no_fault_in_the_unit(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("needs systemd-analyze: .ci/run installs it")
+    text = (DEPLOY / "ghostwire-relay.service").read_text()
+    unit_file = tmp_path / "ghostwire-relay.service"
+    # It looks for the program too, which is installed elsewhere here.
+    unit_file.write_text(text.replace("/opt/ghostwire/bin/ghostctl", "/bin/true"))
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", unit_file], capture_output=True, text=True, check=False
+    )
+    assert "ghostwire-relay" not in done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_reload_of_the_unit_asks_the_admin_listener_of_the_example(
