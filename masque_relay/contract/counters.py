@@ -44,6 +44,8 @@ class QuicCounters:
     """Refused: larger than the path or the peer takes."""
     quic_datagrams_overflow: int = 0
     """Pushed out of the bounded send queue, oldest first."""
+    connections_fast: int = 0
+    """A gauge: handshake complete, and the fast path takes their packets of datagrams."""
     packets_received_fast: int = 0
     """UDP datagrams of connections that the fast path handled; the others went through aioquic."""
     packets_received_slow: int = 0
@@ -73,6 +75,8 @@ class HttpCounters:
     """The ASGI application raised."""
     early_datagrams_dropped: int = 0
     """Datagrams before the request or the 2xx, beyond the bounded buffer."""
+    unread_datagrams_dropped: int = 0
+    """Pushed out of a full queue, oldest first, because the ASGI application did not fetch them."""
     unknown_stream_datagrams: int = 0
     capsules_received: int = 0
     capsules_skipped: int = 0

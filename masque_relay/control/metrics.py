@@ -86,6 +86,12 @@ COUNTER_ROWS: tuple[MetricRow, ...] = (
         "quic_connections_half_open",
         "QUIC connections whose handshake is not complete.",
     ),
+    _gauge(
+        "quic",
+        "connections_fast",
+        "quic_connections_fast_path",
+        "QUIC connections that use the fast path for datagrams.",
+    ),
     _row("quic", "refused_total", "quic_refused", _REFUSED, cap="total"),
     _row("quic", "refused_half_open", "quic_refused", _REFUSED, cap="half_open"),
     _row("quic", "refused_per_source", "quic_refused", _REFUSED, cap="per_source"),
@@ -169,6 +175,12 @@ COUNTER_ROWS: tuple[MetricRow, ...] = (
         "early_datagrams_dropped",
         "http_early_datagrams_dropped",
         "HTTP Datagrams before the request or its answer, beyond the bounded buffer.",
+    ),
+    _row(
+        "http",
+        "unread_datagrams_dropped",
+        "http_unread_datagrams_dropped",
+        "HTTP Datagrams that an ASGI application did not fetch before its queue was full.",
     ),
     _row(
         "http",

@@ -22,9 +22,6 @@ class Inbox:
     Stream bytes are bounded by flow control: credit is granted (``consume``) only when
     :meth:`take` hands the bytes out. Datagrams are bounded by their queue. A tunnel's bytes and
     datagrams are kept until :meth:`open_tunnel`.
-
-    Attributes:
-        dropped_datagrams: datagrams that the full queue lost after the 2xx.
     """
 
     __slots__ = (
@@ -45,7 +42,6 @@ class Inbox:
         "_missing_bytes",
         "_splice_done",
         "_trailers",
-        "dropped_datagrams",
     )
 
     def __init__(
@@ -78,7 +74,6 @@ class Inbox:
         self._splice_done: Message | None = None
         self._disconnect: Message | None = None
         self._discarding = False
-        self.dropped_datagrams = 0
 
     @property
     def has_ended(self) -> bool:
@@ -124,7 +119,8 @@ class Inbox:
         if self._discarding or not self._is_tunnel:
             return
         if self._is_open:
-            self.dropped_datagrams += self._datagrams.push_and_drop_oldest(payloads)
+            dropped = self._datagrams.push_and_drop_oldest(payloads)
+            self._counters.unread_datagrams_dropped += dropped
         else:
             dropped = self._datagrams.push_or_drop_new(payloads)
             self._counters.early_datagrams_dropped += dropped

@@ -134,7 +134,7 @@ class TestTunnel:
 
         assert inbox.take() == {"type": "http.datagram.receive", "batch": [b"\0a"]}
 
-    def test_losses_after_the_opening_are_counted_here(self) -> None:
+    def test_losses_after_the_opening_are_counted_on_their_own(self) -> None:
         inbox = Made(is_tunnel=True)
         inbox.open_tunnel(capsule_types=(), batches=True)
         inbox.push_datagrams([b"x"] * 300)
@@ -142,7 +142,7 @@ class TestTunnel:
         message = inbox.take()
         assert message is not None
         assert len(message["batch"]) == 256
-        assert inbox.dropped_datagrams == 44
+        assert inbox.counted.unread_datagrams_dropped == 44
         assert inbox.counted.early_datagrams_dropped == 0
 
 
