@@ -1,8 +1,10 @@
 """What strangers and clients may make the relay keep, whatever they send."""
 
+from aioquic import tls
 from aioquic.buffer import encode_uint_var
 from aioquic.h3.connection import ErrorCode, FrameType
 
+from masque_relay.quic.ack_policy import MAX_ACK_RECORDS
 from masque_relay.quic.limits import QuicLimits
 from tests.support.aioquic_relays import Attacker, OurRelay
 
@@ -37,4 +39,20 @@ class TestRequestHeadsThatNeverEnd:
         attacker.settle(600)
         connection = our(attacker).adapter._connection
         assert connection._consumed_bytes == connection._local_max_data.used
+        assert not attacker.is_closed
+
+
+class TestPeersThatAcknowledgeNothing:
+    def test_the_records_of_our_acknowledgements_are_bounded(self) -> None:
+        """Each PING under a packet number that leaves a gap is acknowledged at once."""
+        attacker = Attacker(OurRelay)
+        most = 0
+        for _ in range(2 * MAX_ACK_RECORDS):
+            attacker.now += 0.01
+            attacker.quic._packet_number += 1
+            attacker.send_frames(b"\x01")
+            attacker.relay.flush(attacker.now)
+            space = our(attacker).quic._spaces[tls.Epoch.ONE_RTT]
+            most = max(most, len(space.sent_packets))
+        assert MAX_ACK_RECORDS // 2 < most <= MAX_ACK_RECORDS
         assert not attacker.is_closed
