@@ -26,8 +26,8 @@ from aioquic.quic.packet import QuicErrorCode, QuicFrameType
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import QuicCounters
 from masque_relay.quic import aioquic_private
+from masque_relay.quic.ack_policy import AckPolicyConnection
 from masque_relay.quic.application import ApplicationFactory, QuicApplication
-from masque_relay.quic.hardened import HardenedQuicConnection
 
 Address = tuple[str, int]
 """Host and port as the batch socket gives and takes them."""
@@ -75,7 +75,7 @@ class QuicAdapter:
 
     def __init__(
         self,
-        connection: HardenedQuicConnection,
+        connection: AckPolicyConnection,
         *,
         applications: Mapping[str, ApplicationFactory],
         owner: AdapterOwner,
@@ -216,6 +216,11 @@ class QuicAdapter:
     def path_mtu_bytes(self) -> int:
         """The UDP payload that path MTU discovery has arrived at."""
         return self._connection.path_mtu_bytes
+
+    @property
+    def uses_fast_path(self) -> bool:
+        """Whether packets of datagrams go past aioquic; asked once the handshake is complete."""
+        return self._connection.uses_fast_path
 
     @property
     def application(self) -> QuicApplication | None:

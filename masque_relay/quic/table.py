@@ -33,6 +33,7 @@ class Connection(Deadline):
         "handshake_due_s",
         "inbox",
         "initial_cid",
+        "is_fast",
         "key",
         "port",
         "source",
@@ -57,6 +58,8 @@ class Connection(Deadline):
         """What admission counts it by; None for a connection that we opened."""
         self.initial_cid: bytes | None = None
         """The Destination Connection ID of the Initial that began it (RFC 9000 section 7.2)."""
+        self.is_fast = False
+        """Counted as one that uses the fast path."""
         self.answered = False
         """Something was sent: the first packet was more than noise."""
         self.waiter: asyncio.Future[None] | None = None

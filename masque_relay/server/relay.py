@@ -219,6 +219,7 @@ class Relay:
             "tunnels": parts.gate.tunnel_count,
             "requests": parts.front_end.request_count,
             "connections": parts.counters.quic.connections_open,
+            "connections_fast_path": parts.counters.quic.connections_fast,
             "tcp_connections": parts.counters.tcp.connections_open,
             "policy": parts.gate.policy.digest,
             "audit_records_lost": parts.audit.lost_count,

@@ -3,13 +3,17 @@
 See ``docs/decisions/0004-fast-path.md``.
 """
 
+import os
 import random
 
 import pytest
+from aioquic.quic.connection import QuicConnection
+from aioquic.quic.crypto import CryptoPair
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import CipherSuite, Epoch
 
 from masque_relay.quic.limits import FastPath
+from tests.support.quic_pair import SERVER
 from tests.support.quic_worlds import World, differences, engine
 
 SIZES_BYTES = (0, 1, 20, 63, 64, 200, 1100, 1200, 1400, 1436, 1500)
@@ -267,3 +271,69 @@ def test_a_peer_that_never_acknowledges_holds_a_window_and_a_queue_and_no_more()
         assert len(server._datagrams_pending) <= 512
         assert pair.server_counters.quic_datagrams_overflow > 1_500
     assert differences(*worlds) == []
+
+
+class Witness:
+    """Whoever has a sender's keys and sees all of its packets, once each."""
+
+    def __init__(self, world: World, sender: QuicConnection) -> None:
+        ends = [engine(end) for end in world.ends]
+        receiver = ends[1] if sender is ends[0] else ends[0]
+        theirs = receiver._cryptos[Epoch.ONE_RTT]
+        self.crypto = CryptoPair()
+        for ours, known in ((self.crypto.recv, theirs.recv), (self.crypto.send, theirs.send)):
+            assert known.cipher_suite is not None
+            assert known.secret is not None
+            ours.setup(cipher_suite=known.cipher_suite, secret=known.secret, version=1)
+        self.nonces: set[tuple[bytes | None, int]] = set()
+        self.expected = receiver._spaces[Epoch.ONE_RTT].expected_packet_number
+        self.first = sender._packet_number
+        self.count = 0
+
+    def see(self, packet: bytes) -> None:
+        _, _, number = self.crypto.decrypt_packet(packet, 9, self.expected)
+        self.nonces.add((self.crypto.recv.secret, number))
+        self.expected = max(self.expected, number + 1)
+        self.count += 1
+
+
+def test_no_packet_number_is_used_twice() -> None:
+    """With streams, acknowledgements, probes and key updates in between."""
+    world = World(FastPath.ON, 1000)
+    pair = world.pair
+    dice = random.Random(1000)
+    witnesses = [Witness(world, engine(end)) for end in world.ends]
+    packets = 100_000 * int(os.environ.get("RELAY_TEST_SOAK", "1"))
+    turn = 0
+    while witnesses[1].count < packets:
+        turn += 1
+        with world.dice():
+            pair.server.send_datagrams(b"\x00", [bytes(1_200)] * dice.randrange(120))
+            pair.client.send_datagrams(b"\x00", [bytes(40)] * dice.randrange(20))
+            if turn % 7 == 0:
+                pair.client.send_stream_data(0, bytes(dice.randrange(4_000)), end_stream=False)
+            if turn % 5 == 0 and 0 in engine(pair.server)._streams:
+                pair.server.send_stream_data(0, bytes(dice.randrange(9_000)), end_stream=False)
+            if turn % 200 == 0:
+                engine(dice.choice(world.ends)).request_key_update()
+        pair.now += 0.002
+        for sender, receiver, source, witness in (
+            (pair.client, pair.server, pair.client_address, witnesses[0]),
+            (pair.server, pair.client, SERVER, witnesses[1]),
+        ):
+            sender.handle_timer(pair.now)
+            leaving = [p for group, _ in sender.packets_to_send(pair.now) for p in group]
+            for packet in leaving:
+                witness.see(packet)
+            if leaving:
+                receiver.receive_packets(leaving, source, pair.now)
+        for application, _ in world.calls():
+            application.datagrams.clear()
+            application.streams.clear()
+            application.calls.clear()
+    for witness, end in zip(witnesses, world.ends, strict=True):
+        assert len(witness.nonces) == witness.count
+        assert witness.count == engine(end)._packet_number - witness.first
+        assert end.termination is None
+    assert pair.server_counters.packets_sent_fast > packets / 2
+    assert pair.server_counters.packets_sent_slow > packets / 50
