@@ -40,7 +40,10 @@ class AckPolicyConnection(HardenedQuicConnection):
         """After a batch was received: see QuietTurnsConnection; and bound the records."""
         super().note_batch(packet_count, now)
         space = self._spaces.get(tls.Epoch.ONE_RTT)
-        if space is not None and len(space.sent_packets) >= MAX_ACK_RECORDS:
+        if space is None:
+            return
+        # What is in flight has the congestion window for a bound, which may be far beyond this one.
+        if len(space.sent_packets) - space.ack_eliciting_in_flight >= MAX_ACK_RECORDS:
             self._forget_ack_records(space)
 
     def _forget_ack_records(self, space: QuicPacketSpace) -> None:
