@@ -22,6 +22,9 @@ H3_NO_ERROR = 0x100  # RFC 9114 section 8.1
 H3_REQUEST_CANCELLED = 0x10C
 H3_MESSAGE_ERROR = 0x10E
 
+_CONTENT_STATUSES = frozenset({204, 205, 206})
+_CONTENT_NAMES = frozenset({b"content-length", b"content-type", b"transfer-encoding"})
+"""RFC 9297 section 3.2: what a response that begins capsules must not be or have."""
 _CAPSULE_HEAD_BYTES = 9  # type, length of up to 2^30, context ID: what a datagram adds to a stream
 
 
@@ -267,7 +270,8 @@ class UdpTunnel:
         status = status_of(headers)
         if status is not None and 100 <= status < 200:
             return  # RFC 9110 section 15.2: interim
-        if status is not None and 200 <= status < 300:
+        breaks_capsules = _breaks_capsules(status, headers)
+        if status is not None and 200 <= status < 300 and not breaks_capsules:
             self._state = _State.OPEN
             self.next_hop = next_hop_of(headers)
             if not self._opened.done():
@@ -279,7 +283,7 @@ class UdpTunnel:
         refusal = refusal_from(
             status or 0, headers, self.target, credential_sent=self._credential_sent
         )
-        self._abort(H3_NO_ERROR)
+        self._abort(H3_MESSAGE_ERROR if breaks_capsules else H3_NO_ERROR)
         if not self._opened.done():
             self._opened.set_exception(refusal)
             self._opened.exception()  # nobody may be waiting any more; that is no error
@@ -339,3 +343,10 @@ class UdpTunnel:
         if capsules:
             self._transport.send_data(self._stream_id, b"".join(capsules), end_stream=False)
         return len(capsules)
+
+
+def _breaks_capsules(status: int | None, headers: Headers) -> bool:
+    """Whether a response cannot begin the capsule protocol (RFC 9297 section 3.2)."""
+    if status is None or not 200 <= status < 300:
+        return False
+    return status in _CONTENT_STATUSES or any(name in _CONTENT_NAMES for name, _ in headers)
