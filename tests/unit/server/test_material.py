@@ -104,9 +104,7 @@ def test_all_bad_files_are_named_together(state: DevState) -> None:
 
 
 def test_a_short_shared_secret_is_refused(state: DevState) -> None:
-    (state.directory / "shared").write_bytes(b"s" * 31)
-    text = state.config_file.read_text().replace("[listen]", "[listen]\nsecret_files = ['shared']")
-    state.config_file.write_text(text)
+    state.quic_secret_file.write_bytes(b"s" * 31)
     with pytest.raises(ConfigError, match="has 31 bytes, 32 are needed"):
         load_material(config_with(state))
 
