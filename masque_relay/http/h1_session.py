@@ -283,8 +283,9 @@ class H1Session:
         if self._phase is _Phase.BODY:
             if self._h11.they_are_waiting_for_100_continue:
                 self._send(h11.InformationalResponse(status_code=100, headers=[]))
-            self._h11.receive_data(bytes(self._buffer))
-            self._buffer.clear()
+            if self._buffer:  # no bytes at all would tell h11 that the client is gone
+                self._h11.receive_data(bytes(self._buffer))
+                self._buffer.clear()
             self._read_body()
 
     def _read_body(self) -> None:
