@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from masque_relay.cli.client_errors import fail_with
-from masque_relay.cli.output import fail, json_option, print_json
+from masque_relay.cli.output import fail, json_option, print_json, program
 from masque_relay.client import Bearer, ClientError, RelayAddress, RelayOptions
 from masque_relay.client.demo import Carried, DemoResult, run_demo
 from masque_relay.client.mtu import describe_payload
@@ -68,7 +68,7 @@ def _show(result: DemoResult, start_s: float) -> None:
     for title, text in lines:
         click.echo(f"{title:<8}{text}")
     click.echo("Both went through the relay and came back.")
-    click.echo("Next: ghostctl relay run --dev --state-dir state")
+    click.echo(f"Next: {program()} relay run --dev --state-dir state")
 
 
 def _figures(carried: Carried) -> str:

@@ -48,7 +48,7 @@ _STATUS_HINTS = {
 _SENT_HINTS = {
     401: (
         "the credential was sent and not accepted: it may have expired, be revoked, or be made for "
-        "another relay; `ghostctl token inspect FILE` shows what it says"
+        "another relay; `ghostctl token inspect - < FILE` shows what it says"
     ),
     403: _STATUS_HINTS[403],
 }

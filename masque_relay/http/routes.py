@@ -31,10 +31,13 @@ class TunnelRoute(BaseRoute):
     client hears 400 and not 404.
     """
 
-    def __init__(self, template: UriTemplate, protocol: str, app: ASGIApp) -> None:
+    def __init__(
+        self, template: UriTemplate, protocol: str, app: ASGIApp, *, proxy_name: str
+    ) -> None:
         self.template = template
         self.protocol = protocol
         self.app = app
+        self._proxy_name = proxy_name
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match a scope that has ``http.connect`` for our protocol."""
@@ -55,7 +58,8 @@ class TunnelRoute(BaseRoute):
         if fault is None:
             await self.app(scope, receive, send)
             return
-        await _refuse(scope, send, 400, f"bad target: {fault.detail}")
+        text = f"bad target: {fault.detail}"
+        await _refuse(scope, send, 400, text, proxy_name=self._proxy_name)
 
 
 class TunnelHintRoute(BaseRoute):
@@ -145,7 +149,9 @@ def build_app(
             method=Method.CONNECT_UDP,
             proxy_name=proxy_name,
         )
-        tunnels = [TunnelRoute(template, "connect-udp", app) for template in parsed]
+        tunnels = [
+            TunnelRoute(template, "connect-udp", app, proxy_name=proxy_name) for template in parsed
+        ]
     hints = [TunnelHintRoute(template) for template in parsed]
     site = Starlette(routes=[*tunnels, *hints, Route("/", _home)])
     return TunnelGuard(site, routes=tunnels, proxy_name=proxy_name)
@@ -174,7 +180,7 @@ async def _refuse(
     status: int,
     explanation: str,
     *,
-    proxy_name: str = DEFAULT_PROXY_NAME,
+    proxy_name: str,
 ) -> None:
     await send_refusal(
         send,

@@ -27,6 +27,18 @@ def test_every_command_shows_an_example_of_itself(command: str, text: str) -> No
     assert command in examples, f"{command} --help has no example"
 
 
+SILENT = {"ghostctl relay run", "ghostctl relay config-reference"}
+"""They answer with nothing, or with a page."""
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [(name, text) for name, text in SECTIONS if "\nCommands:\n" not in text and name not in SILENT],
+)
+def test_every_command_that_answers_does_so_in_json_too(command: str, text: str) -> None:
+    assert "\n  --json" in text, f"{command} has no --json"
+
+
 def test_every_exit_code_is_explained() -> None:
     for code in ExitCode:
         assert f"| {code.value} | " in cli_reference()

@@ -58,7 +58,7 @@ def served(**more: Any) -> tuple[Any, FakeGate]:
         clock=FakeClock(),
         counters=TunnelCounters(),
         limits=HttpLimits(),
-        proxy_name="ghostwire",
+        proxy_name="edge-7",
     )
     return build_app(services, **more), gate
 
@@ -81,7 +81,9 @@ class TestTunnelRoute:
         async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
             seen.append(scope)
 
-        route = TunnelRoute(UriTemplate.parse(DEFAULT_TEMPLATE), "connect-udp", endpoint)
+        route = TunnelRoute(
+            UriTemplate.parse(DEFAULT_TEMPLATE), "connect-udp", endpoint, proxy_name="edge-7"
+        )
         scope = scope_of(path, method="CONNECT", extensions=connect("connect-udp"))
         match, child = route.matches(scope)
 
@@ -95,7 +97,7 @@ class TestTunnelRoute:
         status, headers, _ = await call(app, scope)
 
         assert status in {400, 404}
-        assert b"error=http_request_error" in headers[b"proxy-status"]
+        assert headers[b"proxy-status"].startswith(b"edge-7; error=http_request_error")
         assert not gate.requests
 
     async def test_path_variables_in_the_query(self) -> None:
@@ -119,7 +121,7 @@ class TestGuard:
 
         assert status == 501
         assert (protocol or "classic CONNECT").encode() in body
-        assert headers[b"proxy-status"].startswith(b"ghostwire; error=http_request_error")
+        assert headers[b"proxy-status"].startswith(b"edge-7; error=http_request_error")
 
     async def test_known_protocol_on_an_unknown_path_is_404(self) -> None:
         scope = scope_of(b"/elsewhere", method="CONNECT", extensions=connect("connect-udp"))
