@@ -15,6 +15,7 @@ CONNECT = [
 ]
 
 
+@pytest.mark.clause("RFC 9297", "2.1", "MUST", "begin with the stream ID divided by four")
 def test_section_2_1_a_datagram_carries_the_quarter_stream_id() -> None:
     attacker = Attacker(OurRelay)
     assert isinstance(attacker.relay, OurRelay)
@@ -30,6 +31,9 @@ def test_section_2_1_a_datagram_carries_the_quarter_stream_id() -> None:
     assert attacker.datagrams == [b"\x01\x00payload"]
 
 
+@pytest.mark.clause(
+    "RFC 9297", "2.1", "MUST", "H3_DATAGRAM_ERROR for an ID that is cut off or too large"
+)
 @pytest.mark.parametrize("frame", [b"", b"\x40", b"\x80\x00", encode_uint_var(1 << 60)])
 def test_section_2_1_too_short_or_too_large_an_id_is_h3_datagram_error(frame: bytes) -> None:
     attacker = Attacker(OurRelay)
@@ -38,6 +42,9 @@ def test_section_2_1_too_short_or_too_large_an_id_is_h3_datagram_error(frame: by
     assert attacker.close_code == ErrorCode.H3_DATAGRAM_ERROR
 
 
+@pytest.mark.clause(
+    "RFC 9297", "2.1", "MUST", "H3_DATAGRAM_ERROR for an ID that is cut off or too large"
+)
 def test_section_2_1_the_largest_id_is_none() -> None:
     attacker = Attacker(OurRelay)
     attacker.quic.send_datagram_frame(encode_uint_var((1 << 60) - 1))
@@ -45,6 +52,7 @@ def test_section_2_1_the_largest_id_is_none() -> None:
     assert not attacker.is_closed
 
 
+@pytest.mark.clause("RFC 9297", "2.1", "MUST NOT", "send datagrams once the sending side is closed")
 def test_section_2_1_nothing_is_sent_once_the_sending_side_is_closed() -> None:
     attacker = Attacker(OurRelay)
     assert isinstance(attacker.relay, OurRelay)
@@ -57,6 +65,9 @@ def test_section_2_1_nothing_is_sent_once_the_sending_side_is_closed() -> None:
     assert session.send_datagrams(0, b"\x00", [b"late"]) == 0
 
 
+@pytest.mark.clause(
+    "RFC 9297", "2.1.1", "MUST", "H3_SETTINGS_ERROR for a value that is neither 0 nor 1"
+)
 def test_section_2_1_1_a_setting_other_than_0_and_1_is_h3_settings_error() -> None:
     attacker = Attacker(OurRelay, opens_http=False)
     attacker.quic.send_stream_data(2, b"\x00" + encode_frame(4, b"\x33\x02"))
@@ -64,6 +75,9 @@ def test_section_2_1_1_a_setting_other_than_0_and_1_is_h3_settings_error() -> No
     assert attacker.close_code == ErrorCode.H3_SETTINGS_ERROR
 
 
+@pytest.mark.clause(
+    "RFC 9297", "2.1.1", "MUST", "H3_SETTINGS_ERROR for the setting without the transport parameter"
+)
 def test_section_2_1_1_the_setting_without_the_transport_parameter_is_h3_settings_error() -> None:
     attacker = Attacker(OurRelay, opens_http=False)
     attacker.relay.quic._remote_max_datagram_frame_size = None
@@ -72,6 +86,9 @@ def test_section_2_1_1_the_setting_without_the_transport_parameter_is_h3_setting
     assert attacker.close_code == ErrorCode.H3_SETTINGS_ERROR
 
 
+@pytest.mark.clause(
+    "RFC 9297", "2.1.1", "MUST NOT", "send datagrams before both ends announced them"
+)
 def test_section_2_1_1_no_http_datagram_before_the_peers_settings() -> None:
     attacker = Attacker(OurRelay, opens_http=False)
     assert isinstance(attacker.relay, OurRelay)

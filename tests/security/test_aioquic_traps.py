@@ -72,6 +72,7 @@ class TestQpackBomb:
             len(name) + len(value) for request in attacker.relay.requests for name, value in request
         )
 
+    @pytest.mark.clause("RFC 9114", "10.5.1", "SHOULD", "bound what a field section may cost")
     def test_the_dynamic_table_does_not_exist(self) -> None:
         attacker = Attacker(OurRelay)
         assert self.attack(attacker) == 0

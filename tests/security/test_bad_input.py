@@ -131,6 +131,7 @@ class TestTokens:
             assert "signature" not in told
             assert "alice" not in told
 
+    @pytest.mark.clause("RFC 9298", "7", "SHOULD", "serve authenticated clients only")
     async def test_missing_credential_is_401_with_both_challenges(self, tmp_path: Path) -> None:
         async with scene(tmp_path) as here:
             head = here.relay.connect_udp(ECHO_HOST, here.port, token="")
@@ -170,6 +171,9 @@ class TestRequestHeads:
             assert answer.status == 200
             await here.client.echo(stream_id, b"implied")
 
+    @pytest.mark.clause(
+        "RFC 8441", "4", "MUST NOT", "use :protocol with another method than CONNECT"
+    )
     async def test_get_with_protocol_is_a_stream_error(self, tmp_path: Path) -> None:
         async with scene(tmp_path) as here:
             head = here.relay.connect_udp(ECHO_HOST, here.port)
@@ -179,6 +183,9 @@ class TestRequestHeads:
             assert answer.reset == H3_MESSAGE_ERROR
             assert here.relay.http.requests_malformed == 1
 
+    @pytest.mark.clause(
+        "RFC 9114", "4.1.2", "MUST", "reset the stream of a malformed message with H3_MESSAGE_ERROR"
+    )
     @pytest.mark.parametrize(
         ("name", "value"),
         [
@@ -216,6 +223,9 @@ class TestRequestHeads:
 
 
 class TestTargets:
+    @pytest.mark.clause(
+        "RFC 9298", "7", "SHOULD", "keep clients away from the relay's own networks"
+    )
     @pytest.mark.parametrize(
         "host",
         [
@@ -258,6 +268,7 @@ class TestTargets:
                 for address in ["169.254", "127.0.0.1", "10.0.0.1", "0.0.0.0"]
             )
 
+    @pytest.mark.clause("RFC 9298", "3", "MUST", "have a target_port between 1 and 65535")
     @pytest.mark.parametrize("port", ["0", "70000", "65536", "-1", "", "53x", "%35%33%00"])
     async def test_impossible_port_is_400(self, tmp_path: Path, port: str) -> None:
         async with scene(tmp_path) as here:
@@ -266,6 +277,7 @@ class TestTargets:
             assert answer.status == 400
             assert answer.proxy_status.error == "http_request_error"
 
+    @pytest.mark.clause("RFC 9298", "3", "MUST NOT", "leave target_host empty or malformed")
     @pytest.mark.parametrize(
         "host",
         ["%00", "a%00b", "%FF", "%C3%28", "%", "%zz", "127.1", "0x7f.1", "2130706433", "a%20b"],
@@ -279,6 +291,9 @@ class TestTargets:
 
 
 class TestDatagrams:
+    @pytest.mark.clause(
+        "RFC 9298", "5", "MUST", "abort the stream over a payload beyond 65527 bytes"
+    )
     async def test_payload_that_udp_cannot_carry_aborts_its_stream(self, tmp_path: Path) -> None:
         async with scene(tmp_path) as here:
             stream_id, answer = await here.open_tunnel()
@@ -288,6 +303,9 @@ class TestDatagrams:
             await here.client.finished(stream_id)
             assert answer.reset == H3_MESSAGE_ERROR
 
+    @pytest.mark.clause(
+        "RFC 9298", "3.1", "MUST", "drop datagrams that are too large for the way to the target"
+    )
     async def test_payload_that_the_path_to_the_target_refuses_is_dropped(
         self, tmp_path: Path
     ) -> None:
@@ -301,6 +319,7 @@ class TestDatagrams:
             await here.client.echo(stream_id, b"goes on")
             assert answer.reset is None
 
+    @pytest.mark.clause("RFC 9298", "6.1", "SHOULD", "drop what does not fit the way to the client")
     async def test_answer_larger_than_the_path_to_the_client_is_dropped_and_counted(
         self, tmp_path: Path
     ) -> None:
@@ -326,6 +345,9 @@ class TestDatagrams:
             assert here.relay.tunnels.unknown_context_dropped == 3
             assert answer.datagrams == [b"\0goes on"]
 
+    @pytest.mark.clause(
+        "RFC 9298", "5", "SHOULD", "limit what is buffered for requests that may come"
+    )
     async def test_datagrams_for_streams_that_never_were_are_bounded(self, tmp_path: Path) -> None:
         async with scene(tmp_path) as here:
             for quarter_id in range(1_000, 3_000):
@@ -338,6 +360,9 @@ class TestDatagrams:
 
 
 class TestCapsules:
+    @pytest.mark.clause(
+        "RFC 9297", "3.3", "MUST", "treat a capsule cut off by FIN as a malformed message"
+    )
     async def test_truncated_capsule_is_a_stream_error(self, tmp_path: Path) -> None:
         async with scene(tmp_path) as here:
             stream_id, answer = await here.open_tunnel()
@@ -347,6 +372,12 @@ class TestCapsules:
             assert answer.reset == H3_MESSAGE_ERROR
             assert here.relay.http.capsules_malformed == 1
 
+    @pytest.mark.clause(
+        "RFC 9297", "3.5", "SHOULD NOT", "buffer a DATAGRAM capsule that cannot be used"
+    )
+    @pytest.mark.clause(
+        "RFC 9298", "5", "SHOULD NOT", "buffer a DATAGRAM capsule that cannot be used"
+    )
     async def test_datagram_capsule_that_announces_a_gibibyte_is_a_stream_error(
         self, tmp_path: Path
     ) -> None:
@@ -435,6 +466,12 @@ class TestSlowAndDeadEnds:
             assert len(answer.data) <= 300_000, "the stream's window"
             assert answer.reset is None
 
+    @pytest.mark.clause(
+        "RFC 9298",
+        "3.1",
+        "DEVIATION",
+        "ICMP unreachable does not end a tunnel: the socket stays usable",
+    )
     async def test_target_that_answers_icmp_unreachable_leaves_the_tunnel_open(
         self, tmp_path: Path
     ) -> None:

@@ -188,6 +188,7 @@ class TestBatchUdpSocket:
         assert "net.core.rmem_max=1073741824" in caplog.text
         assert "net.core.wmem_max=1073741824" in caplog.text
 
+    @pytest.mark.clause("RFC 9298", "3.1", "MUST NOT", "introduce fragmentation at the IP layer")
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::"])
     def test_fragments_are_forbidden(self, closing: ExitStack, host: str) -> None:
         sut = bind_udp(endpoint(host))
@@ -243,6 +244,7 @@ class TestConnectedUdpFlow:
         await eventually(lambda: len(sink.payloads) == 4 * len(BURST))
         assert sink.payloads == BURST * 4
 
+    @pytest.mark.clause("RFC 9298", "3.1", "MUST", "discard packets that are not from the target")
     async def test_strangers_are_not_heard(
         self, closing: ExitStack, target: BatchUdpSocket
     ) -> None:

@@ -32,6 +32,7 @@ async def audit_end(relay: InProcessRelay) -> Mapping[str, object]:
 
 
 class TestTunnel:
+    @pytest.mark.clause("RFC 9298", "3.5", "MUST", "answer 2xx when the socket is open")
     async def test_udp_goes_to_the_target_and_comes_back(self, tmp_path: Path) -> None:
         async with running_relay(tmp_path) as relay, udp_echo() as port:
             client = await relay.connect()
@@ -82,6 +83,9 @@ class TestTunnel:
             assert answer.status == 200
             assert answer.proxy_status.next_hop == f"{ECHO_HOST}:{port}"
 
+    @pytest.mark.clause(
+        "RFC 9298", "3", "MUST", "serve names, IPv4 and IPv6 literals as target_host"
+    )
     @pytest.mark.parametrize("spelling", ["%3A%3A1", "::1", "0%3A0%3A0%3A0%3A0%3A0%3A0%3A1"])
     async def test_ipv6_target_percent_encoded_or_not(self, tmp_path: Path, spelling: str) -> None:
         policy = POLICY.replace(f'"{ECHO_HOST}/32:*"', f'"{ECHO_HOST}/32:*", "[::1/128]:*"')
@@ -126,6 +130,9 @@ class TestAcceptList:
 
             assert (await client.request(head))[1].status == 200
 
+    @pytest.mark.clause(
+        "RFC 9297", "3.4", "MUST", "ignore Capsule-Protocol of another type than Boolean"
+    )
     @pytest.mark.parametrize("value", [None, b"?1", b"?1;p", b"?0", b"1", b'"?1"'])
     async def test_capsule_protocol_may_be_missing_or_of_another_type(
         self, tmp_path: Path, value: bytes | None
@@ -151,6 +158,9 @@ class TestAcceptList:
 
             assert (await client.request(relay.connect_udp("", "", path=path)))[1].status == 200
 
+    @pytest.mark.clause(
+        "RFC 9298", "5", "MUST", "drop or buffer datagrams that overtake their request"
+    )
     async def test_datagrams_before_the_answer_reach_the_target(self, tmp_path: Path) -> None:
         async with running_relay(tmp_path) as relay, udp_echo() as port:
             client = await relay.connect()
@@ -162,6 +172,7 @@ class TestAcceptList:
             await client.until(lambda: len(exchange.datagrams) == 2)
             assert exchange.datagrams == [b"\0early one", b"\0early two"]
 
+    @pytest.mark.clause("RFC 9297", "3.5", "MUST", "take DATAGRAM capsules for HTTP Datagrams")
     async def test_capsules_are_accepted_and_answered_in_kind(self, tmp_path: Path) -> None:
         async with running_relay(tmp_path) as relay, udp_echo() as port:
             client = await relay.connect()
@@ -224,6 +235,9 @@ class TestEnds:
             _, refused = await client.request(relay.connect_udp(ECHO_HOST, port))
             assert refused.status == 401
 
+    @pytest.mark.clause(
+        "RFC 9298", "3.1", "MUST", "close the request stream together with the socket"
+    )
     async def test_idle_tunnel_ends_cleanly(self, tmp_path: Path) -> None:
         policy = LIMITED_POLICY % "idle_timeout_s = 1"
         async with running_relay(tmp_path, policy=policy) as relay, udp_echo() as port:
@@ -266,6 +280,8 @@ class TestEnds:
 
 
 class TestFailures:
+    @pytest.mark.clause("RFC 9298", "3.1", "SHOULD", "say with Proxy-Status what failed")
+    @pytest.mark.clause("RFC 9298", "3.1", "MUST", "refuse the request when resolution fails")
     async def test_name_that_does_not_exist(self, tmp_path: Path) -> None:
         with socket.socket(type=socket.SOCK_DGRAM) as deaf:
             deaf.bind(("127.0.0.1", 0))
@@ -281,6 +297,7 @@ class TestFailures:
                 assert answer.status == 504
                 assert answer.proxy_status.error == "dns_timeout"
 
+    @pytest.mark.clause("RFC 9220", "3", "SHOULD", "answer an unknown :protocol with 501")
     async def test_unknown_protocol_is_501(self, tmp_path: Path) -> None:
         async with running_relay(tmp_path) as relay:
             client = await relay.connect()

@@ -147,6 +147,7 @@ class TestHandshake:
 class TestMovement:
     """RFC 9000 section 9."""
 
+    @pytest.mark.clause("RFC 9000", "9.3", "MUST", "follow a validated peer to its new address")
     async def test_connection_survives_nat_rebinding(
         self, start_server: StartServer, start_client: StartClient
     ) -> None:
@@ -168,6 +169,9 @@ class TestMovement:
 class TestStatelessReset:
     """RFC 9000 section 10.3."""
 
+    @pytest.mark.clause(
+        "RFC 9000", "10.3", "MUST", "end connections that nobody remembers by a stateless reset"
+    )
     async def test_restarted_relay_resets_connections_of_its_former_life(
         self, authority: Authority, start_server: StartServer, start_client: StartClient
     ) -> None:

@@ -78,6 +78,7 @@ async def test_key_update_and_new_connection_ids_do_not_disturb(
     assert server.counters.packets_unroutable == 0
 
 
+@pytest.mark.clause("RFC 9000", "4.6", "MUST", "STREAM_LIMIT_ERROR for streams beyond the limit")
 async def test_client_that_ignores_the_stream_limit_loses_its_connection_only(
     start_server: StartServer,
 ) -> None:

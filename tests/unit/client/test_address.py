@@ -55,12 +55,16 @@ class TestRelayUrl:
                 "https://r.test", template="https://s.test/{target_host}/{target_port}"
             )
 
+    @pytest.mark.clause("RFC 9298", "3", "MUST", "percent-encode the colons of an IPv6 target_host")
     def test_ipv6_targets_are_percent_encoded(self) -> None:
         relay = RelayAddress.parse("https://r.test")
         assert relay.path_for(make_target("2001:db8::35", 53)) == (
             "/.well-known/masque/udp/2001%3Adb8%3A%3A35/53/"
         )
 
+    @pytest.mark.clause(
+        "RFC 9298", "2", "MUST", "refuse a template without scheme and authority at the client"
+    )
     @pytest.mark.parametrize(
         "text",
         [

@@ -26,6 +26,8 @@ class TestReadiness:
         asyncio.get_running_loop().call_soon(connection.settings_received, RELAY_SETTINGS)
         await connection.wait_ready()
 
+    @pytest.mark.clause("RFC 9220", "3", "MUST NOT", "use :protocol before the server announced it")
+    @pytest.mark.clause("RFC 8441", "3", "MUST NOT", "use :protocol before the server announced it")
     @pytest.mark.parametrize("settings", [{}, {0x8: 0}, {0x33: 1}])
     async def test_a_server_without_extended_connect_is_no_relay(
         self, settings: dict[int, int]
@@ -41,6 +43,7 @@ class TestReadiness:
         with pytest.raises(RelayTimeout):
             await connection.wait_ready()
 
+    @pytest.mark.clause("RFC 8441", "3", "MUST NOT", "use :protocol before the server announced it")
     async def test_no_request_goes_out_before_the_settings(self) -> None:
         connection, transport = connection_on_fake(ready=False)
         with pytest.raises(ConnectionLost, match="not set up"):
@@ -54,6 +57,9 @@ class TestReadiness:
             await connection.wait_ready()
 
 
+@pytest.mark.clause(
+    "RFC 9298", "3.4", "MUST", "send CONNECT with connect-udp, :scheme, :authority and :path"
+)
 async def test_a_tunnel_request_is_an_extended_connect() -> None:
     """RFC 9298 section 3.4."""
     connection, transport = connection_on_fake()
@@ -94,6 +100,7 @@ class TestRequests:
         assert transport.consumed == {0: 5}
         assert connection.stream_count == 0
 
+    @pytest.mark.clause("RFC 9114", "4.1.2", "MUST NOT", "accept a malformed response")
     async def test_a_malformed_response_fails_that_request_only(self) -> None:
         connection, _ = connection_on_fake()
         asyncio.get_running_loop().call_soon(connection.malformed_received, 0, "no status")
@@ -105,6 +112,7 @@ class TestRequests:
 class TestGoaway:
     """RFC 9114 section 5.2."""
 
+    @pytest.mark.clause("RFC 9114", "5.2", "MUST NOT", "begin requests after the peer's GOAWAY")
     async def test_no_new_tunnels_are_asked_for_and_old_ones_live(self) -> None:
         connection, transport = connection_on_fake()
         changes: list[bool] = []

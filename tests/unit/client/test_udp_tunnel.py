@@ -59,6 +59,7 @@ class TestOpening:
         )
         assert (await opened(connection)).is_open
 
+    @pytest.mark.clause("RFC 9298", "3.1", "MUST", "abort a request that was not answered with 2xx")
     async def test_another_status_is_a_refusal_with_the_relays_reason(self) -> None:
         connection, transport = connection_on_fake()
         closed: list[TunnelClosed] = []

@@ -220,6 +220,12 @@ class TestFailures:
             await make().resolve("a.example", timeout_s=0.01)
         assert caught.value.fault is FlowFault.DNS_TIMEOUT
 
+    @pytest.mark.clause(
+        "RFC 8305",
+        "3",
+        "DEVIATION",
+        "either family waits for the other for the resolution delay, not only A for AAAA",
+    )
     async def test_a_silent_family_delays_the_other_only_for_the_resolution_delay(
         self, make: Callable[..., Resolver], ares: FakeAres
     ) -> None:

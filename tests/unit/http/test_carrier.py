@@ -37,6 +37,7 @@ class Made:
 
 
 class TestForm:
+    @pytest.mark.clause("RFC 9297", "3.5", "SHOULD", "use QUIC datagrams where both ends take them")
     def test_quic_datagrams_where_they_were_negotiated(self) -> None:
         made = Made()
         carrier = made.carrier()
@@ -91,6 +92,7 @@ class TestForm:
 
 
 class TestBounds:
+    @pytest.mark.clause("RFC 9298", "6.1", "SHOULD NOT", "turn an oversize datagram into a capsule")
     def test_oversize_datagram_is_a_counted_drop(self) -> None:
         made = Made()
         carrier = made.carrier()

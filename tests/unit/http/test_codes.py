@@ -6,6 +6,9 @@ from masque_relay.contract.verdict import EndReason
 from masque_relay.http.codes import H3Error, error_for_end
 
 
+@pytest.mark.clause(
+    "RFC 9114", "4.1.1", "MUST NOT", "use H3_REQUEST_REJECTED for requests that were processed"
+)
 @pytest.mark.parametrize("reason", list(EndReason))
 def test_every_end_has_a_code(reason: EndReason) -> None:
     special = {

@@ -113,6 +113,7 @@ class TestSuccess:
 
             assert 'next-hop="192.0.2.8:443"' in relay.proxy_status
 
+    @pytest.mark.clause("RFC 9298", "3.1", "MUST", "resolve a DNS name before the answer")
     async def test_nothing_is_answered_before_the_name_is_resolved(self) -> None:
         async with relaying() as relay:
             relay.dataplane.names["example.org"] = ("192.0.2.8",)
@@ -234,6 +235,7 @@ class TestEnds:
             assert relay.dataplane.flows[0].is_closed
             assert 0 in relay.rig.transport.finished
 
+    @pytest.mark.clause("RFC 8441", "5", "MUST", "end the tunnel with its stream")
     async def test_client_that_resets(self) -> None:
         async with relaying() as relay:
             await relay.rig.open_tunnel()
@@ -263,6 +265,9 @@ class TestEnds:
 
             assert relay.released == [(EndReason.CONNECTION_LOST, "")]
 
+    @pytest.mark.clause(
+        "RFC 9298", "3.1", "MUST", "close the request stream together with the socket"
+    )
     async def test_idle_tunnel(self) -> None:
         async with relaying() as relay:
             relay.gate.limits = TunnelLimits(idle_timeout_s=100)

@@ -58,6 +58,9 @@ def values(refusal: Refusal, name: bytes) -> list[bytes]:
 
 
 class TestDenials:
+    @pytest.mark.clause(
+        "RFC 9209", "4", "SHOULD NOT", "tell more of the inside than a client needs"
+    )
     @pytest.mark.parametrize("reason", list(DenyReason))
     def test_every_reason_has_its_status_and_leaks_no_detail(self, reason: DenyReason) -> None:
         refusal = deny(reason)

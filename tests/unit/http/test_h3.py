@@ -163,6 +163,9 @@ class TestApplicationBugs:
 
             assert rig.transport.status(0) == 500
 
+    @pytest.mark.clause(
+        "RFC 9114", "4.1", "MUST", "close the stream for sending after the final response"
+    )
     async def test_application_that_forgets_the_end_is_finished(self) -> None:
         app = ScriptedApp()
         async with serving(app) as rig:
@@ -191,6 +194,9 @@ async def test_other_limits_hold_for_connections_that_begin_later() -> None:
 
 
 class TestDrain:
+    @pytest.mark.clause(
+        "RFC 9114", "5.2", "SHOULD", "send GOAWAY before a foreseen end, and close with H3_NO_ERROR"
+    )
     async def test_goaway_then_running_requests_finish_then_the_connection_closes(self) -> None:
         app = ScriptedApp()
         async with serving(app) as rig:

@@ -26,6 +26,9 @@ async def neighbour_works(rig: Rig, app: ScriptedApp, stream_id: int) -> bool:
 class TestMalformedRequests:
     """RFC 9114 section 4.1.2: a stream error."""
 
+    @pytest.mark.clause(
+        "RFC 9114", "4.1.2", "MUST", "reset the stream of a malformed message with H3_MESSAGE_ERROR"
+    )
     @pytest.mark.parametrize(
         "head",
         [
@@ -60,6 +63,12 @@ class TestMalformedRequests:
 
 
 class TestCaps:
+    @pytest.mark.clause(
+        "RFC 9114",
+        "4.1.1",
+        "SHOULD",
+        "use H3_REQUEST_REJECTED for requests that were not processed",
+    )
     async def test_requests_beyond_the_cap_are_rejected_and_may_be_retried(self) -> None:
         app = ScriptedApp()
         async with serving(app, HttpLimits(max_requests_per_connection=2)) as rig:
@@ -85,6 +94,9 @@ class TestCaps:
             rig.clock.now_s += 1
             assert await neighbour_works(rig, app, 20)
 
+    @pytest.mark.clause(
+        "RFC 9114", "10.5", "SHOULD", "end connections that only make work, with H3_EXCESSIVE_LOAD"
+    )
     async def test_rapid_resets_close_the_connection(self) -> None:
         app = ScriptedApp()
         limits = HttpLimits(reset_burst_count=5, reset_rate_per_s=1)
@@ -113,6 +125,12 @@ class TestCaps:
             assert rig.transport.closed is not None
             assert rig.transport.closed[0] == 0x107
 
+    @pytest.mark.clause(
+        "RFC 9114",
+        "4.1.1",
+        "SHOULD",
+        "use H3_REQUEST_CANCELLED for requests that were processed in part",
+    )
     async def test_cancelled_request_is_reset_from_our_side_too(self) -> None:
         app = ScriptedApp()
         async with serving(app) as rig:
@@ -126,6 +144,9 @@ class TestCaps:
 class TestDatagrams:
     """RFC 9297 section 2.1: for streams that have not begun, keep some, bounded."""
 
+    @pytest.mark.clause(
+        "RFC 9297", "2.1", "MUST", "drop or buffer datagrams for a stream that is not there yet"
+    )
     async def test_datagrams_that_overtake_their_request_are_delivered(self) -> None:
         app = ScriptedApp()
         async with serving(app) as rig:
@@ -149,6 +170,7 @@ class TestDatagrams:
             for call in app.calls:
                 call.finish()
 
+    @pytest.mark.clause("RFC 9297", "2.1", "MUST", "drop datagrams for a closed stream silently")
     async def test_datagrams_for_a_closed_stream_are_counted_and_dropped(self) -> None:
         app = ScriptedApp()
         async with serving(app) as rig:
@@ -169,6 +191,9 @@ class TestDatagrams:
 
             assert rig.counters.unknown_stream_datagrams == 1
 
+    @pytest.mark.clause(
+        "RFC 9297", "2.1", "MUST", "drop or buffer datagrams for a stream that is not there yet"
+    )
     async def test_flood_for_streams_that_never_begin_is_dropped_and_counted(self) -> None:
         app = ScriptedApp()
         async with serving(app, HttpLimits(early_unknown_streams=4)) as rig:

@@ -71,6 +71,9 @@ class TestRequestBody:
             assert rig.transport.consumed[0] == 1_000
             call.finish()
 
+    @pytest.mark.clause(
+        "RFC 9114", "4.1", "SHOULD", "ask with H3_NO_ERROR to stop a request that is answered"
+    )
     async def test_unread_body_is_given_back_and_stopped_once_the_response_is_complete(
         self,
     ) -> None:
@@ -384,6 +387,9 @@ class TestTunnelWithoutSplice:
             assert not rig.transport.datagrams
             call.finish()
 
+    @pytest.mark.clause(
+        "RFC 9297", "3.5", "SHOULD NOT", "turn a datagram that is too large into a capsule"
+    )
     async def test_oversize_datagram_is_dropped_not_turned_into_a_capsule(self) -> None:
         app = ScriptedApp()
         async with serving(app) as rig:
@@ -436,6 +442,9 @@ class TestTunnelWithoutSplice:
             assert await call.receive() == {"type": "http.request", "body": b"", "more_body": False}
             call.finish()
 
+    @pytest.mark.clause(
+        "RFC 9297", "3.3", "MUST", "treat a capsule cut off by FIN as a malformed message"
+    )
     @pytest.mark.parametrize("wire", [b"\0\x05abc", b"\0", b"\x40"])
     async def test_stream_that_ends_inside_a_capsule_is_reset(self, wire: bytes) -> None:
         app = ScriptedApp()
@@ -478,6 +487,7 @@ class TestTunnelWithoutSplice:
             assert rig.transport.consumed[0] == len(wire)
             call.finish()
 
+    @pytest.mark.clause("RFC 9114", "4.4", "MUST", "take nothing but DATA after CONNECT")
     async def test_trailers_on_connect_are_a_stream_error(self) -> None:
         app = ScriptedApp()
         async with serving(app) as rig:

@@ -32,6 +32,7 @@ class TestOrdinaryRequests:
 
         assert head.fields == [(b"host", b"relay.example"), (b"accept", b"*/*")]
 
+    @pytest.mark.clause("RFC 9114", "4.3.1", "MUST", "take Host where there is no :authority")
     def test_host_alone_stands_for_authority(self) -> None:
         headers = [*head_with(GET_HEAD, authority=None), (b"host", b"other.example:8443")]
 
@@ -53,6 +54,18 @@ class TestOrdinaryRequests:
 
         assert parse_request_head(headers, end_stream=False).content_length == 5
 
+    @pytest.mark.clause(
+        "RFC 9114", "4.3.1", "MUST", "have Host equal to :authority, without userinfo"
+    )
+    @pytest.mark.clause(
+        "RFC 9114", "4.3.1", "MUST", "have exactly one :method, :scheme and non-empty :path"
+    )
+    @pytest.mark.clause(
+        "RFC 9114",
+        "4.3",
+        "MUST",
+        "treat undefined, repeated or misplaced pseudo-headers as malformed",
+    )
     @pytest.mark.parametrize(
         "headers",
         [
@@ -110,6 +123,7 @@ class TestOrdinaryRequests:
 class TestExtendedConnect:
     """RFC 8441 section 4, RFC 9220 section 3."""
 
+    @pytest.mark.clause("RFC 8441", "4", "MUST", "recognise CONNECT with :protocol as a tunnel")
     def test_connect_udp_is_recognised(self) -> None:
         head = parse_request_head(CONNECT_UDP_HEAD, end_stream=False)
 
@@ -124,6 +138,15 @@ class TestExtendedConnect:
 
         assert head.authority == authority.decode()
 
+    @pytest.mark.clause(
+        "RFC 8441", "4", "MUST", "have :scheme, :path and :authority beside :protocol"
+    )
+    @pytest.mark.clause(
+        "RFC 9298",
+        "3.4",
+        "MUST",
+        "refuse CONNECT-UDP without :scheme, :authority or :path as malformed",
+    )
     @pytest.mark.parametrize(
         "headers",
         [
@@ -156,6 +179,9 @@ class TestCapsuleProtocol:
     def test_connect_udp_without_the_field_uses_capsules(self) -> None:
         assert parse_request_head(CONNECT_UDP_HEAD, end_stream=False).uses_capsules
 
+    @pytest.mark.clause(
+        "RFC 9297", "3.4", "MUST", "ignore Capsule-Protocol of another type than Boolean"
+    )
     @pytest.mark.parametrize(
         ("values", "expected"),
         [
@@ -176,6 +202,12 @@ class TestCapsuleProtocol:
 
         assert parse_request_head(headers, end_stream=False).uses_capsules is expected
 
+    @pytest.mark.clause(
+        "RFC 9297",
+        "3.2",
+        "MUST",
+        "treat content-length, content-type, transfer-encoding as malformed",
+    )
     @pytest.mark.parametrize("name", [b"content-length", b"content-type"])
     def test_content_fields_are_refused(self, name: bytes) -> None:
         refused([*CONNECT_UDP_HEAD, (name, b"5")])
@@ -196,6 +228,9 @@ class TestClassicConnect:
         assert (head.protocol, head.raw_path, head.scheme) == (None, b"", "https")
         assert not head.uses_capsules
 
+    @pytest.mark.clause(
+        "RFC 9114", "4.4", "MUST", "treat classic CONNECT with :scheme or :path as malformed"
+    )
     @pytest.mark.parametrize(
         "headers",
         [

@@ -11,15 +11,18 @@ from masque_relay.http.response_head import (
 )
 
 
+@pytest.mark.clause("RFC 9114", "4.2", "MUST", "send field names in lower case")
 def test_names_become_lower_case_and_values_lose_padding() -> None:
     assert encode_fields([(b"Content-Type", b" text/plain ")]) == [(b"content-type", b"text/plain")]
 
 
+@pytest.mark.clause("RFC 9114", "4.2", "MUST NOT", "send connection-specific fields")
 @pytest.mark.parametrize("name", [b"Connection", b"transfer-encoding", b"Keep-Alive", b"upgrade"])
 def test_connection_specific_fields_are_left_out(name: bytes) -> None:
     assert encode_fields([(name, b"x"), (b"a", b"b")]) == [(b"a", b"b")]
 
 
+@pytest.mark.clause("RFC 9114", "10.3", "MUST NOT", "send values that would split a message")
 @pytest.mark.parametrize(
     "field", [(b"a b", b"x"), (b"", b"x"), (b"a", b"x\r\ny: z"), (b"a", b"\0")]
 )
@@ -34,6 +37,7 @@ def test_impossible_status_is_refused(status: int) -> None:
         encode_response_head(status, [])
 
 
+@pytest.mark.clause("RFC 9114", "4.3.2", "MUST", "send :status with every response")
 def test_status_comes_first() -> None:
     assert encode_response_head(204, [(b"a", b"b")]) == [(b":status", b"204"), (b"a", b"b")]
 

@@ -203,6 +203,7 @@ class TestBugsOfSessions:
             for call in (first, second):
                 call.finish()
 
+    @pytest.mark.clause("RFC 9297", "3.3", "MUST", "treat a broken capsule as a malformed message")
     async def test_protocol_error_of_a_capsule_aborts_the_stream(self) -> None:
         app, session = ScriptedApp(), RecordingSession()
         async with serving(app) as rig:

@@ -69,6 +69,7 @@ def client_app_or_none(pair: Pair) -> object:
 
 
 class TestBatches:
+    @pytest.mark.clause("RFC 9221", "5", "SHOULD", "deliver datagrams as soon as they arrive")
     def test_all_datagrams_of_a_batch_come_in_one_call(self) -> None:
         pair = make_pair()
         pair.client.send_datagrams(b"p", [bytes([n]) * 1_000 for n in range(8)])
@@ -246,6 +247,7 @@ class TestEnds:
         assert pair.client.is_terminated
         assert pair.server_owner.terminated == pair.client_owner.terminated == 1
 
+    @pytest.mark.clause("RFC 9000", "10.2.2", "MUST NOT", "send anything while draining")
     def test_nothing_is_called_or_sent_after_the_end(self) -> None:
         pair = make_pair()
         app = server_app(pair)
@@ -257,6 +259,7 @@ class TestEnds:
         pair.wait(1.0)
         assert len(app.calls) == calls
 
+    @pytest.mark.clause("RFC 9000", "10.2.1", "SHOULD", "answer ever more rarely while closing")
     def test_packets_after_the_close_are_answered_ever_more_rarely(self) -> None:
         """RFC 9000 section 10.2.1."""
         pair = make_pair()
@@ -307,6 +310,7 @@ class TestEnds:
         pair.settle()
         assert app.lost == (5, "enough")
 
+    @pytest.mark.clause("RFC 9000", "10.1", "MUST", "end silently after the smaller idle timeout")
     def test_silence_ends_it_and_says_so(self) -> None:
         pair = make_pair()
         app = server_app(pair)

@@ -1,5 +1,7 @@
 """How a connection begins."""
 
+import pytest
+
 from masque_relay.contract.counters import QuicCounters
 from masque_relay.quic.adapter import AdapterOwner
 from masque_relay.quic.connecting import accept_connection, open_connection
@@ -51,6 +53,7 @@ def test_connection_ids_have_the_length_of_the_generator() -> None:
     assert adapter.connection_ids == (bytes(18),)
 
 
+@pytest.mark.clause("RFC 9000", "14.1", "MUST", "pad a client's Initial to 1200 bytes at least")
 def test_the_first_flight_is_one_full_packet() -> None:
     """RFC 9000 section 14.1."""
     adapter = open_connection(

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from masque_relay.quic.limits import QuicLimits
 from tests.support.quic_pair import Pair, RecordingApplication, make_pair, pair_with_limits
 
@@ -28,6 +30,7 @@ class TestDatagramSize:
         assert client.datagrams == [bytes(size)]
         assert max(sizes) == 1_472
 
+    @pytest.mark.clause("RFC 9221", "5", "MUST NOT", "fragment a datagram over packets")
     def test_one_byte_more_is_refused_and_counted(self) -> None:
         pair = make_pair()
         size = pair.server.max_datagram_payload_bytes

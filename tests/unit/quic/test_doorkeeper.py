@@ -63,6 +63,12 @@ class TestInitial:
         met = Door().meet(initial())
         assert met == Newcomer(b"\xc0\x00\x02\x07", b"original", None)
 
+    @pytest.mark.clause(
+        "RFC 9000", "7.2", "MUST", "discard a first Initial whose connection ID is below 8 bytes"
+    )
+    @pytest.mark.clause(
+        "RFC 9000", "14.1", "MUST", "discard an Initial in a datagram below 1200 bytes"
+    )
     @pytest.mark.parametrize(
         "data",
         [
@@ -94,6 +100,12 @@ class TestInitial:
 class TestRetry:
     """RFC 9000 section 8.1.2."""
 
+    @pytest.mark.clause(
+        "RFC 9000", "17.2.5", "MUST NOT", "answer one Initial with more than one Retry"
+    )
+    @pytest.mark.clause(
+        "RFC 9000", "8.1.2", "MUST", "take the address of a Retry's token as validated"
+    )
     def test_retry_then_its_token_admits_with_both_connection_ids(self) -> None:
         door = Door(retry_mode=RetryMode.ALWAYS)
         retry = door.meet(initial())
@@ -105,6 +117,9 @@ class TestRetry:
         assert met == Newcomer(b"\xc0\x00\x02\x07", b"original", header.source_cid)
         assert door.counters.retries_sent == 1
 
+    @pytest.mark.clause(
+        "RFC 9000", "8.1.2", "MUST", "take the address of a Retry's token as validated"
+    )
     def test_token_of_another_relay_with_the_same_keys_is_good(self) -> None:
         retry = Door(retry_mode=RetryMode.ALWAYS).meet(initial())
         assert isinstance(retry, bytes)
@@ -115,6 +130,9 @@ class TestRetry:
         assert packet_type(stranger.meet(again)) is QuicPacketType.INITIAL
         assert stranger.counters.retry_tokens_invalid == 1
 
+    @pytest.mark.clause(
+        "RFC 9000", "8.1.2", "SHOULD", "close at once with INVALID_TOKEN over a bad Retry token"
+    )
     def test_invalid_token_is_refused_even_when_none_is_needed(self) -> None:
         door = Door(retry_mode=RetryMode.NEVER)
         assert packet_type(door.meet(initial(token=bytes(60)))) is QuicPacketType.INITIAL
@@ -124,6 +142,9 @@ class TestRetry:
 class TestVersionNegotiation:
     """RFC 9000 section 6.1."""
 
+    @pytest.mark.clause(
+        "RFC 9000", "6.1", "MUST", "answer unknown versions only in datagrams large enough"
+    )
     def test_unknown_version_is_answered_from_1200_bytes_on(self) -> None:
         door = Door()
         assert door.meet(initial(version=0x1A2A3A4A, size=1199)) is None
@@ -131,16 +152,23 @@ class TestVersionNegotiation:
         assert packet_type(answer) is QuicPacketType.VERSION_NEGOTIATION
         assert door.counters.version_negotiations_sent == 1
 
+    @pytest.mark.clause(
+        "RFC 9000", "6.1", "MUST NOT", "answer Version Negotiation with Version Negotiation"
+    )
     def test_version_negotiation_is_never_answered(self) -> None:
         door = Door()
         assert door.meet(initial(version=0)) is None
         assert door.counters.version_negotiations_sent == 0
 
+    @pytest.mark.clause("RFC 9000", "6.1", "SHOULD", "bound the rate of Version Negotiation")
     def test_answers_are_bounded_in_rate(self) -> None:
         door = Door(version_negotiations_per_s=3)
         answers = [door.meet(initial(version=0x1A2A3A4A)) for _ in range(10)]
         assert sum(answer is not None for answer in answers) == 3
 
+    @pytest.mark.clause(
+        "RFC 9000", "8.1", "MUST NOT", "send three times what an unvalidated address sent"
+    )
     def test_longest_connection_ids_are_not_amplified(self) -> None:
         data = (
             b"\xc0\x1a\x2a\x3a\x4a\xff" + bytes(255) + b"\xff" + bytes(255) + bytes(1200 - 5 - 512)
@@ -160,6 +188,7 @@ class TestStatelessReset:
         assert answer.endswith(door.keeper.reset_tokens.token_for(b"c" * 8))
         assert door.counters.stateless_resets_sent == 1
 
+    @pytest.mark.clause("RFC 9000", "10.3", "SHOULD", "bound the rate of stateless resets")
     def test_resets_are_bounded_in_rate(self) -> None:
         door = Door(stateless_resets_per_s=2)
         packet = b"\x40" + b"c" * 8 + bytes(100)

@@ -82,6 +82,7 @@ class TestSettings:
     def test_the_client_offers_datagrams(self) -> None:
         assert h3_pair().server_app.settings == {0x1: 0, 0x6: 16_384, 0x7: 0, 0x33: 1}
 
+    @pytest.mark.clause("RFC 9114", "7.2.4", "MUST", "ignore settings that are unknown")
     @pytest.mark.parametrize(
         ("settings", "negotiated"),
         [
@@ -109,6 +110,11 @@ class TestSettings:
         assert relay.application.settings == settings
         assert session_of(relay.application).datagrams_negotiated is negotiated
 
+    @pytest.mark.clause("RFC 9114", "7.2.4", "MUST NOT", "take an identifier twice in SETTINGS")
+    @pytest.mark.clause("RFC 9114", "7.2.4", "MUST", "H3_FRAME_UNEXPECTED for a second SETTINGS")
+    @pytest.mark.clause(
+        "RFC 9114", "6.2.1", "MUST", "H3_MISSING_SETTINGS when SETTINGS does not come first"
+    )
     @pytest.mark.parametrize(
         ("frames", "code"),
         [
@@ -166,6 +172,7 @@ class TestSettings:
         assert our(attacker).application.settings == {0x33: 1}
         assert our(attacker).application.goaways == [4]
 
+    @pytest.mark.clause("RFC 9114", "7.2.4.2", "SHOULD", "work with defaults until SETTINGS arrive")
     def test_requests_may_come_before_the_settings(self) -> None:
         attacker = Attacker(OurRelay)
         relay = our(Attacker(OurRelay, opens_http=False))
@@ -255,6 +262,12 @@ class TestMessages:
         attacker.settle()
         assert bytes(our(attacker).application.bodies[0]) == b"after"
 
+    @pytest.mark.clause(
+        "RFC 9114",
+        "4.1.2",
+        "MUST",
+        "treat a content-length that differs from the content as malformed",
+    )
     @pytest.mark.parametrize(("length", "body"), [(b"5", b"abc"), (b"2", b"abc"), (b"1", b"")])
     def test_a_content_length_that_lies_is_malformed(self, length: bytes, body: bytes) -> None:
         h3 = h3_pair()
@@ -311,6 +324,7 @@ class TestStreamErrors:
         assert credited._consumed_bytes == credited._local_max_data.used
         assert not attacker.is_closed
 
+    @pytest.mark.clause("RFC 9114", "4.2.2", "MUST", "measure field sections by their decoded size")
     def test_a_section_of_cheap_references_is_refused_by_its_decoded_size(self) -> None:
         attacker = Attacker(OurRelay)
         long_static_entry = b"\xd5" * 400  # 32 bytes overhead each: some 17 KB in 400 bytes
@@ -372,6 +386,10 @@ class TestStreamErrors:
 
 
 class TestConnectionErrors:
+    @pytest.mark.clause(
+        "RFC 9114", "7.2.5", "MUST", "end the connection over PUSH_PROMISE from a client"
+    )
+    @pytest.mark.clause("RFC 9114", "4.1", "MUST", "end the connection over frames out of sequence")
     @pytest.mark.parametrize(
         ("data", "code"),
         [
@@ -391,12 +409,16 @@ class TestConnectionErrors:
         attacker.settle()
         assert attacker.close_code == code
 
+    @pytest.mark.clause("RFC 9114", "7.1", "MUST", "end the connection over a frame cut off by FIN")
     def test_a_frame_cut_off_by_the_end_of_its_stream(self) -> None:
         attacker = Attacker(OurRelay)
         attacker.quic.send_stream_data(0, b"\x01\x10\x00", end_stream=True)
         attacker.settle()
         assert attacker.close_code == ErrorCode.H3_FRAME_ERROR
 
+    @pytest.mark.clause(
+        "RFC 9114", "6.2.1", "MUST", "H3_CLOSED_CRITICAL_STREAM when a control stream ends"
+    )
     @pytest.mark.parametrize("stream_id", [2, 6, 10])
     @pytest.mark.parametrize("how", ["fin", "reset", "stop"])
     def test_critical_streams_must_not_end(self, stream_id: int, how: str) -> None:
@@ -410,6 +432,12 @@ class TestConnectionErrors:
         attacker.settle()
         assert attacker.close_code == ErrorCode.H3_CLOSED_CRITICAL_STREAM
 
+    @pytest.mark.clause(
+        "RFC 9114", "6.2.2", "MUST", "H3_STREAM_CREATION_ERROR for a push stream of a client"
+    )
+    @pytest.mark.clause(
+        "RFC 9114", "6.2.1", "MUST", "H3_STREAM_CREATION_ERROR for a second control stream"
+    )
     @pytest.mark.parametrize("stream_type", [0x0, 0x1, 0x2, 0x3])
     def test_a_second_critical_stream_or_a_push_is_refused(self, stream_type: int) -> None:
         attacker = Attacker(OurRelay)
@@ -424,6 +452,12 @@ class TestConnectionErrors:
         attacker.settle()
         assert attacker.close_code == ErrorCode.H3_DATAGRAM_ERROR
 
+    @pytest.mark.clause(
+        "RFC 9114",
+        "6.1",
+        "MUST",
+        "H3_STREAM_CREATION_ERROR for a bidirectional stream of the server",
+    )
     def test_a_server_does_not_open_request_streams(self) -> None:
         h3 = h3_pair()
         h3.pair.server.send_stream_data(1, b"x", end_stream=False)
@@ -431,6 +465,7 @@ class TestConnectionErrors:
         assert h3.server_app.lost is not None
         assert h3.server_app.lost[0] == ErrorCode.H3_STREAM_CREATION_ERROR
 
+    @pytest.mark.clause("RFC 9114", "4.6", "MUST", "H3_ID_ERROR for a push that was never allowed")
     def test_a_server_does_not_push(self) -> None:
         h3 = h3_pair()
         stream_id = h3.open()
@@ -479,6 +514,9 @@ class TestDatagrams:
         attacker.settle()
         assert our(attacker).application.datagrams == [(400, [b"x"])]
 
+    @pytest.mark.clause(
+        "RFC 9297", "2.1.1", "MUST NOT", "send datagrams before both ends announced them"
+    )
     def test_a_peer_that_did_not_ask_gets_none(self) -> None:
         attacker = Attacker(OurRelay, opens_http=False)
         send_control(attacker, encode_frame(4, b""))
@@ -517,6 +555,9 @@ class TestEnds:
         h3.settle()
         assert (stream_id, ErrorCode.H3_REQUEST_CANCELLED) in h3.server_app.resets
 
+    @pytest.mark.clause(
+        "RFC 9114", "5.2", "SHOULD", "refuse requests at or above the identifier of our GOAWAY"
+    )
     def test_goaway_lets_what_runs_run_and_refuses_what_comes_later(self) -> None:
         """RFC 9114 section 5.2."""
         h3 = h3_pair()

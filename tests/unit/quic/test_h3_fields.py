@@ -30,6 +30,7 @@ class TestRequests:
     def test_what_belongs_together_is_left_to_the_front_end(self) -> None:
         assert check_request([(b":method", b"GET")]) is None
 
+    @pytest.mark.clause("RFC 9114", "4.2", "MUST", "allow TE with no other value than trailers")
     def test_te_may_say_trailers(self) -> None:
         assert check_request([*CONNECT, (b"te", b"Trailers")]) is None
 
@@ -41,6 +42,15 @@ class TestRequests:
     def test_an_empty_value_and_a_tab_inside_pass(self) -> None:
         assert check_request([*CONNECT, (b"a", b""), (b"b", b"x\ty"), (b"c", b"\xff")]) is None
 
+    @pytest.mark.clause(
+        "RFC 9114", "10.3", "MUST", "treat invalid names and values (CR, LF, NUL) as malformed"
+    )
+    @pytest.mark.clause(
+        "RFC 9114",
+        "4.2",
+        "MUST",
+        "treat upper-case names and connection-specific fields as malformed",
+    )
     @pytest.mark.parametrize(
         "field",
         [
@@ -81,6 +91,9 @@ class TestRequests:
         with pytest.raises(MessageError):
             check_request([*CONNECT, (b"content-length", b"7"), (b"content-length", b"8")])
 
+    @pytest.mark.clause(
+        "RFC 9114", "4.3", "MUST", "treat pseudo-headers after regular fields as malformed"
+    )
     def test_a_pseudo_header_after_a_regular_field_is_malformed(self) -> None:
         with pytest.raises(MessageError):
             check_request([(b":method", b"GET"), (b"a", b"b"), (b":path", b"/")])
@@ -91,11 +104,15 @@ class TestResponses:
     def test_a_status_passes(self, status: int) -> None:
         assert check_response([(b":status", b"%d" % status)]) == (status, None)
 
+    @pytest.mark.clause("RFC 9114", "4.5", "MUST NOT", "use 101")
     @pytest.mark.parametrize("status", [b"101", b"20", b"2000", b"abc", b"", b"000", b"999"])
     def test_no_status_at_all_or_a_bad_one_is_malformed(self, status: bytes) -> None:
         with pytest.raises(MessageError):
             check_response([(b":status", status)])
 
+    @pytest.mark.clause(
+        "RFC 9114", "4.3.2", "MUST", "treat a response without :status as malformed"
+    )
     def test_a_missing_status_is_malformed(self) -> None:
         with pytest.raises(MessageError):
             check_response([(b"a", b"b")])
@@ -109,6 +126,7 @@ class TestTrailers:
     def test_regular_fields_pass(self) -> None:
         check_trailers([(b"x-checksum", b"1")])
 
+    @pytest.mark.clause("RFC 9114", "4.3", "MUST", "treat pseudo-headers in trailers as malformed")
     def test_pseudo_headers_do_not(self) -> None:
         with pytest.raises(MessageError):
             check_trailers([(b":status", b"200")])

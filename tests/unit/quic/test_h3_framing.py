@@ -189,6 +189,7 @@ class TestBounds:
 
 
 class TestUnknownStreams:
+    @pytest.mark.clause("RFC 9114", "6.2", "MUST", "stop reading streams of unknown types")
     def test_they_are_stopped_and_not_read(self) -> None:
         h3, transport = framing()
         for number, stream_type in enumerate((0x21, 0x54, 0x4000)):

@@ -63,6 +63,7 @@ def pair_with(server: QuicLimits = LIMITS, client: QuicLimits = LIMITS) -> Pair:
 class TestKeys:
     """RFC 9001 section 6."""
 
+    @pytest.mark.clause("RFC 9001", "6.6", "MUST", "update keys before their limit")
     def test_keys_are_updated_before_the_limit_and_nothing_is_lost(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -114,6 +115,9 @@ class TestConnectionIds:
         assert all(cid[0] == 7 and len(cid) == 8 for cid in ids)
         assert set(pair.server_owner.issued) == set(ids[1:])
 
+    @pytest.mark.clause(
+        "RFC 9000", "10.3", "MUST", "give each connection ID a reset token that is hard to guess"
+    )
     def test_their_reset_tokens_are_what_the_key_makes_of_them(self) -> None:
         tokens = ResetTokens(bytes(32))
         pair = make_pair(
@@ -128,6 +132,9 @@ class TestConnectionIds:
         for connection_id in known:
             assert connection_id.stateless_reset_token == tokens.token_for(connection_id.cid)
 
+    @pytest.mark.clause(
+        "RFC 9000", "5.1.1", "SHOULD", "replace connection IDs that the peer retired"
+    )
     def test_a_change_of_connection_id_retires_the_old_one_and_brings_another(self) -> None:
         pair = pair_with()
         first = pair.client._connection._peer_cid.cid
@@ -142,6 +149,12 @@ class TestConnectionIds:
 class TestStatelessReset:
     """RFC 9000 section 10.3.1."""
 
+    @pytest.mark.clause(
+        "RFC 9000",
+        "10.3.1",
+        "MUST",
+        "end the connection at once when a reset arrives, and send nothing",
+    )
     def test_a_reset_ends_the_connection_at_once(self) -> None:
         tokens = ResetTokens(bytes(32))
         pair = make_pair(
@@ -158,6 +171,9 @@ class TestStatelessReset:
         assert client.lost == (QuicErrorCode.NO_ERROR, "stateless reset")
         assert pair.client.packets_to_send(pair.now) == []
 
+    @pytest.mark.clause(
+        "RFC 9000", "10.3.1", "MUST NOT", "take anything but the peer's token for a reset"
+    )
     def test_random_bytes_are_no_reset(self) -> None:
         pair = pair_with()
         pair.client.receive_packets([b"\x41" + bytes(50), b"", b"\x40"], SERVER, pair.now)
@@ -190,6 +206,7 @@ class TestPathMtu:
         assert pair.server.is_handshake_complete
         assert pair.client.path_mtu_bytes == 1_200
 
+    @pytest.mark.clause("RFC 9000", "14.3", "SHOULD", "notice a path that lost its size")
     def test_a_black_hole_is_noticed_and_traffic_goes_on(self) -> None:
         pair = make_pair()
         assert pair.server.path_mtu_bytes == 1_472
@@ -221,6 +238,9 @@ class TestPathMtu:
             pair.wait(0.1, steps=10)
         assert pair.server.path_mtu_bytes == 1_472
 
+    @pytest.mark.clause(
+        "RFC 9000", "14", "MUST NOT", "send datagrams larger than the peer's max_udp_payload_size"
+    )
     def test_the_peers_limit_is_kept(self) -> None:
         pair = make_pair(handshake=False)
         original = pair.server._connection._serialize_transport_parameters

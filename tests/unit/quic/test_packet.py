@@ -127,6 +127,9 @@ class TestLongHeader:
 class TestVersionNegotiation:
     """RFC 9000 section 17.2.1."""
 
+    @pytest.mark.clause(
+        "RFC 9000", "17.2.1", "MUST", "echo both connection IDs in Version Negotiation"
+    )
     def test_it_offers_our_versions_and_swaps_the_connection_ids(self) -> None:
         data = encode_version_negotiation(
             destination_cid=b"client", source_cid=b"server12", refused_version=0x1A2A3A4A
@@ -137,6 +140,7 @@ class TestVersionNegotiation:
         assert header.source_cid == b"server12"
         assert set(SUPPORTED_VERSIONS) < set(header.supported_versions)
 
+    @pytest.mark.clause("RFC 9000", "6.3", "SHOULD", "offer a reserved version")
     def test_its_reserved_version_is_neither_spoken_nor_the_refused_one(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -21,6 +21,7 @@ def datagram_packets(pair: Pair, count: int) -> list[bytes]:
 class TestAcknowledgements:
     """RFC 9000 section 13.2: delayed a little, never beyond max_ack_delay."""
 
+    @pytest.mark.clause("RFC 9000", "13.2.1", "MUST", "acknowledge within max_ack_delay")
     def test_a_single_datagram_is_acknowledged_after_the_delay(self) -> None:
         pair = make_pair()
         pair.server.receive_packets(datagram_packets(pair, 1), CLIENT, pair.now)
@@ -32,12 +33,21 @@ class TestAcknowledgements:
         assert pair.server.packets_to_send(due) != []
         assert ACK_DELAY_S < 0.025
 
+    @pytest.mark.clause(
+        "RFC 9000",
+        "13.2.2",
+        "DEVIATION",
+        "an ACK for a window of datagrams, not for every second packet",
+    )
     def test_a_window_of_datagrams_is_acknowledged_at_once(self) -> None:
         pair = make_pair()
         pair.server.receive_packets(datagram_packets(pair, ACK_PACKETS), CLIENT, pair.now)
         ((packets, _),) = pair.server.packets_to_send(pair.now)
         assert len(packets) == 1
 
+    @pytest.mark.clause(
+        "RFC 9000", "13.2.1", "SHOULD", "acknowledge at once when packets are missing"
+    )
     def test_a_gap_is_reported_at_once(self) -> None:
         """RFC 9000 section 13.2.1: the sender should learn of the loss."""
         pair = make_pair()

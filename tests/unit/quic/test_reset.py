@@ -19,6 +19,10 @@ def test_short_key_is_refused() -> None:
 
 
 class TestSending:
+    @pytest.mark.clause("RFC 9000", "10.3.3", "MUST", "send a reset smaller than its trigger")
+    @pytest.mark.clause(
+        "RFC 9000", "10.3", "MUST NOT", "send a reset three times as large as its trigger"
+    )
     @pytest.mark.parametrize("size", [22, 28, 43, 60, 61, 1200])
     def test_reset_is_smaller_than_its_trigger_and_looks_like_a_short_header(
         self, size: int
@@ -32,6 +36,7 @@ class TestSending:
     def test_small_packet_is_never_answered(self, size: int) -> None:
         assert ResetTokens(KEY).reset_for(bytes(size), b"c" * 8) is None
 
+    @pytest.mark.clause("RFC 9000", "10.3.3", "MUST", "send a reset smaller than its trigger")
     def test_resets_answering_each_other_die_out(self) -> None:
         tokens = ResetTokens(KEY)
         packet: bytes | None = bytes(1200)

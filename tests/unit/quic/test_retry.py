@@ -42,6 +42,7 @@ class TestToken:
         assert opened.original_destination_cid == b"original"
         assert opened.retry_source_cid == b"retrycid"
 
+    @pytest.mark.clause("RFC 9000", "8.1.4", "MUST", "bind Retry tokens to the client's address")
     @pytest.mark.parametrize(
         "source",
         [
@@ -59,6 +60,7 @@ class TestToken:
         token = issue(tokens())
         assert tokens().validate(SOURCE, token, destination_cid=b"another8", wall_s=NOW_S) is None
 
+    @pytest.mark.clause("RFC 9000", "8.1.4", "SHOULD", "let Retry tokens expire soon")
     @pytest.mark.parametrize(
         ("age_s", "good"), [(-6.0, False), (-1.0, True), (0.0, True), (29.9, True), (30.1, False)]
     )
@@ -68,6 +70,7 @@ class TestToken:
         )
         assert (opened is not None) is good
 
+    @pytest.mark.clause("RFC 9000", "8.1.4", "MUST", "protect tokens against forgery")
     def test_every_changed_byte_spoils_the_token(self) -> None:
         token = issue(tokens())
         for position in range(len(token)):
@@ -105,6 +108,9 @@ class TestToken:
 
 
 class TestPackets:
+    @pytest.mark.clause(
+        "RFC 9000", "17.2.5.1", "MUST", "give Retry a token and a connection ID of our own"
+    )
     @pytest.mark.parametrize("version", SUPPORTED_VERSIONS)
     def test_retry_carries_a_token_for_the_connection_id_that_it_names(self, version: int) -> None:
         initial = LongHeader(version, LongType.INITIAL, b"original", b"client", b"")

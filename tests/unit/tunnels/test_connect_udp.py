@@ -48,6 +48,9 @@ class TestUplink:
         assert tunnel.flow.batches == [3]
         assert (tunnel.counters.uplink_datagrams, tunnel.counters.uplink_bytes) == (3, 8)
 
+    @pytest.mark.clause(
+        "RFC 9298", "5", "MUST", "drop or buffer datagrams of unknown contexts silently"
+    )
     def test_unknown_context_is_dropped_and_its_neighbours_pass(self) -> None:
         tunnel = Tunnel()
 
@@ -57,6 +60,7 @@ class TestUplink:
         assert tunnel.counters.unknown_context_dropped == 3
         assert tunnel.session.end_reason is None
 
+    @pytest.mark.clause("RFC 9298", "4", "MUST", "read the context ID as a variable-length integer")
     def test_longer_spelling_of_context_zero_is_accepted(self) -> None:
         tunnel = Tunnel()
 
@@ -83,6 +87,9 @@ class TestUplink:
         assert tunnel.uplink.dropped_count == 1
         assert (tunnel.counters.uplink_datagrams, tunnel.counters.uplink_bytes) == (2, 6)
 
+    @pytest.mark.clause(
+        "RFC 9298", "5", "MUST", "abort the stream over a payload beyond 65527 bytes"
+    )
     @pytest.mark.parametrize(("size", "fits"), [(65_527, True), (65_528, False)])
     def test_payload_longer_than_udp_carries_aborts_the_stream(
         self, size: int, *, fits: bool
@@ -113,6 +120,7 @@ class TestUplink:
 
 
 class TestDownlink:
+    @pytest.mark.clause("RFC 9298", "4", "MUST", "use context ID 0 for UDP payloads")
     def test_payloads_get_context_zero(self) -> None:
         tunnel = Tunnel()
 

@@ -74,6 +74,7 @@ class TestCapsuleParsing:
         decoder.finish()
         assert capsules == expected
 
+    @pytest.mark.clause("RFC 9297", "3.2", "MUST", "skip capsules of unknown types silently")
     def test_unknown_capsules_are_skipped_and_counted(self) -> None:
         decoder = make_decoder()
         stream = encode_capsule(UNKNOWN_TYPE, b"x" * 50) + encode_capsule(0x40, b"")
@@ -81,6 +82,9 @@ class TestCapsuleParsing:
         assert decoder.skipped_count == 2
         decoder.finish()
 
+    @pytest.mark.clause(
+        "RFC 9297", "3.2", "SHOULD NOT", "accumulate a capsule whose value is not needed"
+    )
     @pytest.mark.parametrize("announced_bytes", [2**30, MAX_VARINT])
     def test_a_huge_unknown_capsule_is_skipped_without_memory(self, announced_bytes: int) -> None:
         decoder = make_decoder()

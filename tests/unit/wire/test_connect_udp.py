@@ -33,6 +33,7 @@ def test_the_largest_udp_payload_leaves_room_for_the_udp_header() -> None:
     assert MAX_UDP_PAYLOAD_BYTES == 65_535 - 8
 
 
+@pytest.mark.clause("RFC 9298", "2", "SHOULD", "serve the well-known default template")
 def test_the_default_template_is_the_well_known_one() -> None:
     """RFC 9298 section 3.1 has this example."""
     template = UriTemplate.parse(DEFAULT_TEMPLATE, required=("target_host", "target_port"))

@@ -73,6 +73,12 @@ class TestHost:
         with pytest.raises(WireError, match="not an IPv4 address"):
             parse_host(text)
 
+    @pytest.mark.clause(
+        "RFC 9298",
+        "3",
+        "DEVIATION",
+        "a reg-name that is no DNS name is refused: nothing could resolve it",
+    )
     @pytest.mark.parametrize(
         "text",
         [
@@ -107,6 +113,7 @@ class TestHost:
         with pytest.raises(WireError, match="A-label"):
             parse_host(text)
 
+    @pytest.mark.clause("RFC 9298", "3", "MUST NOT", "take IPv6 zone identifiers")
     @pytest.mark.parametrize("text", ["fe80::1%eth0", "fe80::1%251", "::1%"])
     def test_a_zone_id_is_refused(self, text: str) -> None:
         with pytest.raises(WireError, match="zone id"):

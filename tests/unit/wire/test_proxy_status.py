@@ -23,11 +23,15 @@ class TestEncoding:
             value == 'ghostwire; error=dns_error; rcode="NXDOMAIN"; details="no such name \\"x\\""'
         )
 
+    @pytest.mark.clause("RFC 9209", "2.1.5", "MUST", "write details as a structured string")
     def test_details_become_short_printable_ascii(self) -> None:
         value = encode_proxy_status("ghostwire", details="é\r\nset-cookie: x\x00" + "y" * 5000)
         assert value.startswith('ghostwire; details="???set-cookie: x?yyy')
         assert len(value) < 600
 
+    @pytest.mark.clause(
+        "RFC 9209", "2", "MUST", "be a structured list whose member names the relay"
+    )
     @pytest.mark.parametrize("arguments", [{"proxy": "a b"}, {"proxy": "a", "error": "x y"}])
     def test_a_name_that_is_no_token_is_a_bug_of_the_caller(
         self, arguments: dict[str, str]
@@ -60,6 +64,7 @@ class TestParsing:
         (status,) = parse_proxy_status('p; error="dns_error"; rcode=3; details=?1')
         assert (status.error, status.rcode, status.details) == (None, None, None)
 
+    @pytest.mark.clause("RFC 9209", "2", "MUST", "ignore a field that is no structured list")
     @pytest.mark.parametrize("text", ["1", "?1", "p; ERROR=x", ":aa==:", "p,"])
     def test_what_is_no_proxy_status_is_refused(self, text: str) -> None:
         with pytest.raises(WireError):

@@ -17,6 +17,7 @@ from masque_relay.wire.structured import (
 class TestBoolean:
     """RFC 9297 section 3.4: another type is as good as no field."""
 
+    @pytest.mark.clause("RFC 9297", "3.4", "MUST", "ignore unknown parameters of Capsule-Protocol")
     @pytest.mark.parametrize("text", ["?1", "  ?1 ", "?1;a", '?1; a="b";c=2'])
     def test_true_whatever_its_parameters(self, text: str) -> None:
         assert parse_boolean(text) is True

@@ -54,11 +54,20 @@ class TestParsing:
         assert parsed.expand_path(VALUES) == path
         assert parsed.match(path.encode()) == VALUES
 
+    @pytest.mark.clause(
+        "RFC 9298", "2", "MUST NOT", "use expansions other than simple and form-style"
+    )
     @pytest.mark.parametrize("operator", ["+", "#", ".", "/", ";", "|", "!"])
     def test_the_operators_that_section_2_forbids_are_refused(self, operator: str) -> None:
         with pytest.raises(WireError, match="template has"):
             UriTemplate.parse(f"/udp/{{{operator}target_host}}/{{target_port}}/")
 
+    @pytest.mark.clause(
+        "RFC 9298",
+        "2",
+        "MUST",
+        "refuse templates that are not printable ASCII with an absolute path",
+    )
     @pytest.mark.parametrize(
         ("template", "fault"),
         [
@@ -90,6 +99,7 @@ class TestParsing:
         with pytest.raises(WireError, match=fault):
             UriTemplate.parse(template)
 
+    @pytest.mark.clause("RFC 9298", "2", "MUST", "have target_host and target_port in the template")
     def test_the_variables_that_the_caller_needs_have_to_be_there(self) -> None:
         with pytest.raises(WireError, match="lacks target_port"):
             UriTemplate.parse("/udp/{target_host}/", required=TARGET)
