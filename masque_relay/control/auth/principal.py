@@ -12,7 +12,11 @@ from masque_relay.contract.verdict import Denial
 MAX_SUBJECT_CHARACTERS = 256  # fits an e-mail address (254) or a SPIFFE id of ordinary length
 MAX_GROUPS = 128  # bounds the work of a policy decision on a hostile issuer's token
 
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_UNPRESENTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029"
+    r"\u200e\u200f\u202a-\u202e\u2066-\u2069"  # turn what follows round: another name is shown
+    r"\ud800-\udfff]"  # half of a pair: no UTF-8, so neither a list nor a revocation could name it
+)
 
 
 class CredentialKind(StrEnum):
@@ -58,5 +62,5 @@ class Authenticator(Protocol[Presented_contra]):
 
 
 def is_presentable(text: str) -> bool:
-    """Return whether a subject or group is short and free of control characters."""
-    return 0 < len(text) <= MAX_SUBJECT_CHARACTERS and not _CONTROL_CHARACTERS.search(text)
+    """Return whether a subject or group is short and can be shown as what it is."""
+    return 0 < len(text) <= MAX_SUBJECT_CHARACTERS and not _UNPRESENTABLE.search(text)
