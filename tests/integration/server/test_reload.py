@@ -63,6 +63,24 @@ async def test_sighup_reloads_and_logs_what_changed(
         await client.echo(stream_id, b"still there")
 
 
+async def test_sighup_with_a_bad_file_changes_nothing_and_logs_why(
+    tmp_path: Path, connect: Connect, echo_port: int
+) -> None:
+    with managed_relay(tmp_path) as relay:
+        client = await connect(relay)
+        stream_id = await open_tunnel(client, relay, echo_port)
+        relay.state.policy_file.write_text("[[rule]]\nname = 'x'\n")
+        relay.process.send_signal(signal.SIGHUP)
+        [record] = wait_until(
+            lambda: relay.records("reload refused, nothing was changed") or None,
+            deadline_s=30,
+            what="log",
+        )
+        assert "policy.toml:1" in str(record["problems"])
+        await client.echo(stream_id, b"still there")
+        await open_tunnel(client, relay, echo_port)
+
+
 BAD = {
     "policy": ("policy.toml", "[[rule]]\nname = 'x'\n", "policy.toml:1: rule[0]"),
     "config": ("relay.toml", "[bogus]\n", "relay.toml:1: bogus: is not a known key"),
