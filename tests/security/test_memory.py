@@ -54,5 +54,6 @@ class TestPeersThatAcknowledgeNothing:
             attacker.relay.flush(attacker.now)
             space = our(attacker).quic._spaces[tls.Epoch.ONE_RTT]
             most = max(most, len(space.sent_packets))
-        assert MAX_ACK_RECORDS // 2 < most <= MAX_ACK_RECORDS
+        in_flight = 64  # PINGs of our own, which nobody answers; at most a congestion window
+        assert MAX_ACK_RECORDS // 2 < most <= MAX_ACK_RECORDS + in_flight
         assert not attacker.is_closed
