@@ -216,6 +216,18 @@ class H3FrontEnd:
 
     async def _run(self, connection: H3Connection, stream: H3Stream, scope: Scope) -> None:
         try:
+            await self._answer(stream, scope)
+        except Exception:  # noqa: BLE001  (STYLE 17: one request's bug is its own)
+            # Of ours, not of the application: let out, it would end the group with all requests.
+            _log.exception("bug: a request was not ended properly", request_id=stream.request_id)
+        finally:
+            connection.forget(stream)
+            del self._tasks[stream]
+            if not self._tasks:
+                self._idle.set()
+
+    async def _answer(self, stream: H3Stream, scope: Scope) -> None:
+        try:
             await self._app(scope, stream.receive, stream.send)
         except ClientDisconnectedError:
             pass  # the application let go when its client did: nothing is wrong
@@ -229,11 +241,6 @@ class H3FrontEnd:
             stream.application_failed()
         else:
             stream.application_returned()
-        finally:
-            connection.forget(stream)
-            del self._tasks[stream]
-            if not self._tasks:
-                self._idle.set()
 
     async def _let_applications_exit(self) -> None:
         """Give applications a moment to see their disconnect, then cancel them."""
