@@ -125,6 +125,9 @@ class TunnelCounters:
     uplink_bytes: int = 0
     downlink_datagrams: int = 0
     downlink_bytes: int = 0
+    stream_uplink_bytes: int = 0
+    """TCP payload."""
+    stream_downlink_bytes: int = 0
     unknown_context_dropped: int = 0
     rate_dropped: int = 0
     oversize_uplink_dropped: int = 0
@@ -139,6 +142,8 @@ class FlowCounters:
     flows_closed: int = 0
     flows_open: int = 0
     """A gauge."""
+    connects_failed: int = 0
+    """TCP targets that did not answer, or refused."""
     send_dropped: int = 0
     """Datagrams that the kernel would not take (EAGAIN, ENOBUFS)."""
     send_oversize: int = 0

@@ -82,3 +82,69 @@ class UdpFlow(Protocol):
     def close(self) -> None:
         """Close the socket; idempotent. The sink hears nothing afterwards."""
         ...
+
+
+class ByteSink(Protocol):
+    """What a TCP flow feeds. Its methods must not block or raise; they may close the flow."""
+
+    def on_bytes(self, data: bytes) -> None:
+        """Take bytes from the target; a sink that has enough pauses the flow."""
+        ...
+
+    def on_bytes_end(self) -> None:
+        """The target ended its side (FIN); ours may go on."""
+        ...
+
+    def on_flow_writable(self) -> None:
+        """Bytes that waited have left; ask ``unsent_bytes`` how many still wait."""
+        ...
+
+    def on_flow_lost(self, error: FlowError) -> None:
+        """The connection is gone (reset, timed out); the flow is closed already."""
+        ...
+
+
+class TcpFlow(Protocol):
+    """A TCP connection to one admitted endpoint. It begins paused."""
+
+    @property
+    def peer(self) -> Endpoint:
+        """The target that the socket is connected to."""
+        ...
+
+    @property
+    def local(self) -> Endpoint:
+        """Our end, as the target sees it from this host."""
+        ...
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Bytes that the kernel did not take yet. Whoever sends keeps this bounded."""
+        ...
+
+    def send(self, data: bytes) -> None:
+        """Send, or queue what the kernel does not take now. Never blocks or raises."""
+        ...
+
+    def end(self) -> None:
+        """Send FIN after what is queued; the target may go on sending. Idempotent."""
+        ...
+
+    def pause(self) -> None:
+        """Read no more: TCP's own flow control stops the target. Idempotent."""
+        ...
+
+    def resume(self) -> None:
+        """Read (on). Idempotent."""
+        ...
+
+    def close(self) -> None:
+        """Close; what was queued before :meth:`end` still leaves, within a deadline. Idempotent.
+
+        The sink hears nothing afterwards.
+        """
+        ...
+
+    def abort(self) -> None:
+        """Reset the connection (RST); what is queued is lost. Idempotent."""
+        ...

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from masque_relay.contract.address import Endpoint, IPAddress
-from masque_relay.contract.flow import DatagramSink, UdpFlow
+from masque_relay.contract.flow import ByteSink, DatagramSink, TcpFlow, UdpFlow
 from masque_relay.contract.lease import Lease
 from masque_relay.contract.request import RelayRequest
 from masque_relay.contract.verdict import Denial
@@ -58,6 +58,18 @@ class Dataplane(Protocol):
 
         Raises:
             FlowError: the kernel refused (unroutable, no resources).
+        """
+        ...
+
+    async def open_tcp(
+        self, lease: Lease, endpoints: Sequence[Endpoint], sink: ByteSink, *, timeout_s: float
+    ) -> TcpFlow:
+        """Connect to the first of the admitted endpoints that answers (Happy Eyeballs, RFC 8305).
+
+        The flow begins paused: the sink hears nothing before ``resume``.
+
+        Raises:
+            FlowError: none answered; CONNECTION_TIMEOUT when the time is up.
         """
         ...
 

@@ -66,3 +66,72 @@ class TunnelSession(Protocol):
     def ended(self, reason: EndReason) -> None:
         """Learn that the stream is over; close the flow. Idempotent."""
         ...
+
+
+class StreamCarrier(Protocol):
+    """A byte tunnel's way to its client: one request stream, with back-pressure both ways."""
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Queued for the client and still ours to hold."""
+        ...
+
+    def send(self, data: bytes) -> None:
+        """Queue stream bytes. Never blocks; whoever sends keeps ``unsent_bytes`` bounded."""
+        ...
+
+    def end_sending(self) -> None:
+        """End our side of the stream after what is queued; the client may go on."""
+        ...
+
+    def consume(self, byte_count: int) -> None:
+        """Grant the client credit for stream bytes that are done with."""
+        ...
+
+    def wake_later(self) -> None:
+        """Ask for one ``on_wake`` in a moment, because a rate refused bytes. Idempotent."""
+        ...
+
+    def abort(self, reason: EndReason) -> None:
+        """Reset the stream with the wire's own code for this reason; idempotent."""
+        ...
+
+    def finish(self) -> None:
+        """End the stream cleanly, both sides; idempotent."""
+        ...
+
+
+class StreamSession(Protocol):
+    """A spliced byte tunnel, sans I/O. After :meth:`ended` nothing is called."""
+
+    def attach(self, carrier: StreamCarrier) -> None:
+        """Learn the way to the client; target -> client traffic may start."""
+        ...
+
+    def on_stream_data(self, data: bytes) -> None:
+        """Take stream bytes from the client; the session grants the credit for all of them.
+
+        Raises:
+            WireError: they break the tunnel's protocol; the front end aborts the stream.
+        """
+        ...
+
+    def on_stream_end(self) -> None:
+        """The client ended its side of the stream.
+
+        Raises:
+            WireError: in the wrong place.
+        """
+        ...
+
+    def on_stream_writable(self) -> None:
+        """Bytes have left towards the client."""
+        ...
+
+    def on_wake(self) -> None:
+        """The moment that ``wake_later`` asked for has come."""
+        ...
+
+    def ended(self, reason: EndReason) -> None:
+        """Learn that the stream is over; close the flow. Idempotent."""
+        ...

@@ -62,7 +62,8 @@ _FRAMES_DROPPED = (
 )
 _RESPONSES = "HTTP responses by class of status."
 _TUNNEL_DATAGRAMS = "Datagrams relayed; up is client to target."
-_TUNNEL_BYTES = "Payload bytes relayed; up is client to target."
+_TUNNEL_BYTES = "Payload bytes of datagrams relayed; up is client to target."
+_TUNNEL_STREAM_BYTES = "Payload bytes of TCP relayed; up is client to target."
 _TUNNEL_DROPPED = "Datagrams that a tunnel dropped, by cause."
 _HANDSHAKES = "QUIC handshakes that ended, by result."
 _TLS_HANDSHAKES = "TLS handshakes over TCP that ended, by the HTTP version agreed or as failed."
@@ -234,6 +235,20 @@ COUNTER_ROWS: tuple[MetricRow, ...] = (
     _row("tunnel", "downlink_bytes", "tunnel_bytes", _TUNNEL_BYTES, direction="down"),
     _row(
         "tunnel",
+        "stream_uplink_bytes",
+        "tunnel_stream_bytes",
+        _TUNNEL_STREAM_BYTES,
+        direction="up",
+    ),
+    _row(
+        "tunnel",
+        "stream_downlink_bytes",
+        "tunnel_stream_bytes",
+        _TUNNEL_STREAM_BYTES,
+        direction="down",
+    ),
+    _row(
+        "tunnel",
         "unknown_context_dropped",
         "tunnel_datagrams_dropped",
         _TUNNEL_DROPPED,
@@ -257,6 +272,12 @@ COUNTER_ROWS: tuple[MetricRow, ...] = (
     _row("flow", "flows_opened", "flows_opened", "Sockets opened towards targets."),
     _row("flow", "flows_closed", "flows_closed", "Sockets towards targets closed."),
     _gauge("flow", "flows_open", "flows", "Sockets towards targets open now."),
+    _row(
+        "flow",
+        "connects_failed",
+        "flow_connects_failed",
+        "TCP targets that refused, could not be reached or did not answer in time.",
+    ),
     _row(
         "flow",
         "send_dropped",

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 
 from masque_relay.contract.address import Endpoint, IPAddress
 from masque_relay.contract.counters import FlowCounters
-from masque_relay.contract.flow import DatagramSink
+from masque_relay.contract.flow import ByteSink, DatagramSink, FlowError
 from masque_relay.contract.lease import Lease
 from masque_relay.dataplane.limits import FlowLimits, ResolverLimits
 from masque_relay.dataplane.offload import RECEIVE_BYTES
 from masque_relay.dataplane.resolver import FamilyPreference, Resolver
+from masque_relay.dataplane.tcp_connect import connect_first
+from masque_relay.dataplane.tcp_flow import SocketTcpFlow
 from masque_relay.dataplane.udp_flow import ConnectedUdpFlow
 
 
@@ -46,9 +48,12 @@ class InprocDataplane:
         """Read when metrics are scraped."""
         self._loop = asyncio.get_running_loop()
         self._flow_limits = flow_limits or FlowLimits()
-        self._egress_by_version = {address.version: address for address in egress_addresses}
+        self._egress_by_version: dict[int, IPAddress] = {
+            address.version: address for address in egress_addresses
+        }
         # One for all flows: each drains into it and copies out before it returns to the loop.
         self._buffer = bytearray(RECEIVE_BYTES)
+        self._tcp_flows: set[SocketTcpFlow] = set()
         self._resolver = Resolver(
             limits=resolver_limits or ResolverLimits(),
             counters=self.counters,
@@ -87,6 +92,37 @@ class InprocDataplane:
             egress_address=self._egress_by_version.get(endpoint.address.version),
         )
 
+    async def open_tcp(
+        self, lease: Lease, endpoints: Sequence[Endpoint], sink: ByteSink, *, timeout_s: float
+    ) -> SocketTcpFlow:
+        """Connect to the first of the admitted endpoints that answers (RFC 8305).
+
+        The flow begins paused.
+
+        Raises:
+            FlowError: none answered in time.
+        """
+        del lease  # as above
+        try:
+            connected = await connect_first(
+                endpoints, timeout_s=timeout_s, egress_by_version=self._egress_by_version
+            )
+        except FlowError:
+            self.counters.connects_failed += 1
+            raise
+        return SocketTcpFlow(
+            connected,
+            sink,
+            loop=self._loop,
+            counters=self.counters,
+            open_flows=self._tcp_flows,
+        )
+
     async def close(self) -> None:
-        """Free the resolver; flows belong to the tunnels that opened them. Idempotent."""
+        """Free the resolver and cut TCP flows that linger. Idempotent.
+
+        Other flows belong to the tunnels that opened them, which are over by now.
+        """
+        for flow in tuple(self._tcp_flows):
+            flow.abort()
         await self._resolver.close()

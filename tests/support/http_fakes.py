@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from masque_relay.contract.address import Endpoint, IPAddress
-from masque_relay.contract.flow import DatagramSink, FlowError
+from masque_relay.contract.flow import ByteSink, DatagramSink, FlowError
 from masque_relay.contract.lease import Lease, TunnelLimits
 from masque_relay.contract.request import RelayRequest
 from masque_relay.contract.verdict import Denial, EndReason
@@ -262,6 +262,50 @@ class FakeFlow:
         self.is_closed = True
 
 
+class FakeTcpFlow:
+    """A TCP flow that records; the test plays the target through ``sink``.
+
+    ``takes`` false: what is sent stays unsent.
+    """
+
+    def __init__(self, peer: Endpoint, sink: ByteSink) -> None:
+        self.peer = peer
+        self.local = Endpoint(address=ip_address("192.0.2.1"), port=50_000)
+        self.sink = sink
+        self.sent = bytearray()
+        self.unsent_bytes = 0
+        self.takes = True
+        self.is_reading = False
+        self.has_ended = False
+        self.is_closed = False
+        self.is_aborted = False
+
+    def send(self, data: bytes) -> None:
+        self.sent += data
+        if not self.takes:
+            self.unsent_bytes += len(data)
+
+    def end(self) -> None:
+        self.has_ended = True
+
+    def pause(self) -> None:
+        self.is_reading = False
+
+    def resume(self) -> None:
+        self.is_reading = True
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+    def drain(self) -> None:
+        """The target has taken everything."""
+        self.unsent_bytes = 0
+        self.sink.on_flow_writable()
+
+
 class FakeDataplane:
     """Resolves from a dict and opens FakeFlows."""
 
@@ -269,6 +313,9 @@ class FakeDataplane:
         self.names: dict[str, tuple[str, ...] | FlowError] = {}
         self.unroutable: dict[IPAddress, FlowError] = {}
         self.flows: list[FakeFlow] = []
+        self.tcp_flows: list[FakeTcpFlow] = []
+        self.tcp_attempts: list[list[Endpoint]] = []
+        self.tcp_error: FlowError | None = None
         self.resolving = asyncio.Event()
         self.may_resolve = asyncio.Event()
         self.may_resolve.set()
@@ -286,6 +333,16 @@ class FakeDataplane:
             raise self.unroutable[endpoint.address]
         flow = FakeFlow(endpoint, sink)
         self.flows.append(flow)
+        return flow
+
+    async def open_tcp(
+        self, lease: Lease, endpoints: Sequence[Endpoint], sink: ByteSink, *, timeout_s: float
+    ) -> FakeTcpFlow:
+        self.tcp_attempts.append(list(endpoints))
+        if self.tcp_error is not None:
+            raise self.tcp_error
+        flow = FakeTcpFlow(endpoints[0], sink)
+        self.tcp_flows.append(flow)
         return flow
 
 
