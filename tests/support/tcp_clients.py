@@ -104,6 +104,7 @@ class H2Client(asyncio.Protocol):
                 self.exchange(event.stream_id).ended = True
             case h2.events.StreamReset():
                 self.exchange(event.stream_id).reset = int(event.error_code)
+                self._queues.pop(event.stream_id, None)
             case h2.events.ConnectionTerminated():
                 self.goaway = (int(event.error_code), event.last_stream_id or 0)
             case h2.events.PingAckReceived():
