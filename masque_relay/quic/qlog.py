@@ -7,6 +7,7 @@ for decrypting captures (NSS format) and is as secret as the traffic: mode 0600.
 """
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -150,14 +151,22 @@ def open_key_log(path: Path) -> TextIO:
     """Open a key log for appending, in the NSS format, readable by its owner only.
 
     Raises:
-        OSError: the file cannot be opened.
+        OSError: the file cannot be opened, is a symbolic link, or belongs to somebody else.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return _open_private(path, os.O_APPEND)
 
 
 def _open_private(path: Path, flags: int) -> TextIO:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | flags, 0o600)
-    # An older file may have been readable for others.
-    os.fchmod(descriptor, 0o600)
-    return os.fdopen(descriptor, "w", encoding="utf-8")
+    # Where others may write too, one of them may have laid a link, or a file of their own.
+    flags |= os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    file = os.fdopen(os.open(path, flags, 0o600), "w", encoding="utf-8")
+    try:
+        if os.fstat(file.fileno()).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "the file belongs to somebody else", str(path))
+        # An older file may have been readable for others.
+        os.fchmod(file.fileno(), 0o600)
+    except OSError:
+        file.close()
+        raise
+    return file

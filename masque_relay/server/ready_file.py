@@ -46,7 +46,10 @@ def remove_ready_files(files: RelayFiles) -> None:
 def _write(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(data)
+        # Made afresh: in a shared directory somebody may have laid a link under this name.
+        temporary.unlink(missing_ok=True)
+        with temporary.open("xb") as file:
+            file.write(data)
         temporary.replace(path)
     except OSError as error:
         raise ConfigError(
