@@ -1,12 +1,13 @@
 """Owns how ghostctl reports a configuration that can't be used."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 import click
 
 from masque_relay.cli.output import ExitCode
-from masque_relay.contract.errors import ConfigError
+from masque_relay.contract.errors import ConfigError, Problem
 
 
 @contextmanager
@@ -15,6 +16,13 @@ def config_errors() -> Generator[None]:
     try:
         yield
     except ConfigError as error:
-        for problem in error.problems:
-            click.echo(str(problem), err=True)
-        raise SystemExit(int(ExitCode.USAGE)) from None
+        fail_with_problems(error.problems)
+
+
+def fail_with_problems(problems: Sequence[Problem]) -> NoReturn:
+    """Say what is wrong, a line each, and where to look where a line does not say so itself."""
+    for problem in problems:
+        click.echo(str(problem), err=True)
+    if any(problem.hint is None for problem in problems):
+        click.echo("  next: every key and its default: docs/reference/config.md", err=True)
+    raise SystemExit(int(ExitCode.USAGE)) from None

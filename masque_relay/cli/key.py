@@ -59,7 +59,10 @@ def generate(algorithm: str, directory: Path, name: str, as_json: bool) -> None:
             hint="choose another --name or --out",
         )
     except OSError as error:
-        fail(f"{error.filename or directory} can't be written: {error.strerror}")
+        fail(
+            f"{error.filename or directory} can't be written: {error.strerror}",
+            hint="choose a directory of yours with --out",
+        )
     if as_json:
         print_json(
             {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from masque_relay.cli.config_errors import config_errors
+from masque_relay.cli.config_errors import config_errors, fail_with_problems
 from masque_relay.cli.operate import DEFAULT_STATE_DIR, MANAGEMENT_COMMANDS
 from masque_relay.cli.output import (
     ExitCode,
@@ -23,7 +23,7 @@ from masque_relay.config import (
     parse_listen_address,
 )
 from masque_relay.config.dev_state import DevState, prepare_dev_state
-from masque_relay.contract.errors import ConfigError
+from masque_relay.contract.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from masque_relay.server import Serving
@@ -209,20 +209,17 @@ def check_config(config_file: Path, as_json: bool) -> None:
     """
     from masque_relay.server import check_files  # noqa: PLC0415 (loads the QUIC stack)
 
-    problems: list[str] = []
+    problems: tuple[Problem, ...] = ()
     try:
         check_files(load_config(config_file))
     except ConfigError as error:
-        problems = [str(problem) for problem in error.problems]
+        problems = error.problems
     if as_json:
-        print_json({"file": str(config_file), "problems": problems})
-    else:
-        for problem in problems:
-            click.echo(problem, err=True)
-        if not problems:
-            click.echo(f"{config_file}: no problems")
+        print_json({"file": str(config_file), "problems": [str(problem) for problem in problems]})
+        raise SystemExit(int(ExitCode.USAGE if problems else ExitCode.OK))
     if problems:
-        raise SystemExit(int(ExitCode.USAGE))
+        fail_with_problems(problems)
+    click.echo(f"{config_file}: no problems")
 
 
 @relay.command("config-reference")

@@ -97,7 +97,8 @@ def issue(
         key = load_signing_key(key_file)
     except ConfigError as error:
         problem = error.problems[0]
-        fail(f"{key_file}: {problem.detail}", hint=problem.hint, exit_code=ExitCode.USAGE)
+        hint = problem.hint or "make one with: ghostctl key generate --out DIR"
+        fail(f"{key_file}: {problem.detail}", hint=hint, exit_code=ExitCode.USAGE)
     made = issue_token(
         key,
         subject=subject,

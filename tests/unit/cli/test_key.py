@@ -50,6 +50,13 @@ def test_what_makes_no_sense_is_exit_code_2(tmp_path: Path, arguments: list[str]
     assert run("generate", "--out", tmp_path, *arguments).exit_code == ExitCode.USAGE
 
 
+def test_a_directory_that_cannot_be_written_is_a_failure_with_the_next_step(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run("generate", "--out", tmp_path / "file" / "keys")
+    assert result.exit_code == ExitCode.FAILED
+    assert "--out" in result.stderr
+
+
 def test_a_password_is_asked_twice_and_hashed() -> None:
     result = run("hash-password", given="hunter2\nhunter2\n")
     assert result.exit_code == ExitCode.OK

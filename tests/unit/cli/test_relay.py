@@ -38,7 +38,9 @@ def test_check_config_names_every_problem_as_text_and_as_json(state: DevState) -
     assert "key.pem: tls.key_file: can't be read" in text.stderr
     machine = ghostctl("check-config", state.config_file, "--json")
     assert machine.exit_code == 2
-    assert json.loads(machine.stdout)["problems"] == text.stderr.splitlines()
+    *problems, hint = text.stderr.splitlines()
+    assert json.loads(machine.stdout)["problems"] == problems
+    assert "docs/reference/config.md" in hint
 
 
 def test_config_reference_prints_the_reference() -> None:

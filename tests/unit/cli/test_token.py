@@ -76,6 +76,7 @@ def test_a_missing_key_is_exit_code_2(tmp_path: Path) -> None:
     result = issue(tmp_path / "none.pem")
     assert result.exit_code == ExitCode.USAGE
     assert "can't be read" in result.stderr
+    assert "ghostctl key generate" in result.stderr
 
 
 def test_a_token_is_shown_from_standard_input(key_file: Path) -> None:
