@@ -220,6 +220,11 @@ class H1Client:
         self._decoder = CapsuleDecoder(max_capsule_bytes=70_000, known_types={0})
         self.datagrams: list[bytes] = []
 
+    def __del__(self) -> None:
+        # A dropped client closes its connection; a dropped StreamWriter only complains.
+        with suppress(RuntimeError):
+            self.writer.transport.abort()
+
     @classmethod
     async def connect(
         cls, address: Endpoint, ca_pem: bytes, *alpn: str, context: ssl.SSLContext | None = None
