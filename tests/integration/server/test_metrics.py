@@ -63,6 +63,18 @@ MOVED_ELSEWHERE = {
     "flow.lookups_failed": "tests/unit/dataplane/test_resolver.py",
     "flow.lookups_timed_out": "tests/unit/dataplane/test_resolver.py",
     "http.requests_malformed": "tests/security/test_bad_input.py",
+    "tcp.connections_opened": "tests/integration/http/test_tcp_front.py",
+    "tcp.connections_closed": "tests/integration/http/test_tcp_front.py",
+    "tcp.handshakes_h2": "tests/integration/http/test_tcp_front.py",
+    "tcp.handshakes_h1": "tests/integration/http/test_tcp_front.py",
+    "tcp.handshakes_failed": "tests/integration/http/test_tcp_front.py",
+    "tcp.refused_total": "tests/integration/http/test_tcp_front.py",
+    "tcp.refused_half_open": "tests/integration/http/test_tcp_front.py",
+    "tcp.refused_per_source": "tests/integration/http/test_tcp_front.py",
+    "tcp.accepts_failed": "tests/integration/http/test_tcp_front.py",
+    "tcp.deadlines_passed": "tests/integration/http/test_tcp_front.py",
+    "tcp.floods_stopped": "tests/integration/http/test_tcp_front.py",
+    "tcp.protocol_errors": "tests/integration/http/test_tcp_front.py",
     "audit_records_dropped": "tests/unit/control/test_audit.py",
 }
 """Moved by a test of the part that counts it: a test below holds each file to its word. What is not
