@@ -17,6 +17,7 @@ from pathlib import Path
 
 import jwt
 import pytest
+from structlog.testing import capture_logs
 
 from masque_relay.control.auth.keys import generate_signing_key
 from masque_relay.control.settings import GateLimits
@@ -327,11 +328,15 @@ class TestDatagrams:
             stream_id, answer = await here.open_tunnel()
             await here.client.echo(stream_id, b"datagrams it is")
             capsule = encode_capsule(0, b"\0" + bytes(4_000))
-            here.client.session.send_data(stream_id, capsule, end_stream=False)
-            await here.client.until(lambda: here.client.session.unsent_bytes(stream_id) == 0)
+            with capture_logs() as records:
+                for _ in range(3):
+                    here.client.session.send_data(stream_id, capsule, end_stream=False)
+                await here.client.until(lambda: here.client.session.unsent_bytes(stream_id) == 0)
+                await here.client.echo(stream_id, b"goes on")
 
-            await here.client.echo(stream_id, b"goes on")
-            assert here.relay.tunnels.oversize_downlink_dropped == 1
+            assert here.relay.tunnels.oversize_downlink_dropped == 3
+            (told,) = [record for record in records if "too large" in record["event"]]
+            assert told["largest_bytes"] == 4_000
             assert not answer.data, "no silent fall-back to a capsule"
 
     async def test_unknown_context_is_dropped_and_counted(self, tmp_path: Path) -> None:
