@@ -107,3 +107,8 @@ def test_the_container_drops_root_and_probes_the_admin_listener(config: RelayCon
     assert f"http://{config.admin.listen}/healthz" in text
     for source in re.findall(r"--constraint (\S+)", text):
         assert (ROOT / source).exists()
+
+
+def test_no_secret_of_a_development_relay_gets_into_an_image() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {"state", ".git", ".venv*"} <= set(ignored)
