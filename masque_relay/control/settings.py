@@ -51,7 +51,7 @@ class BasicSettings:
     max_pending: int = 32
     """Checks that wait or run, in all; the next one is refused as overloaded."""
     max_pending_per_source: int = 4
-    """From one address, so that one guesser can't keep the others out."""
+    """From one address (IPv6: one /64), so that one guesser can't keep the others out."""
     failure_burst: int = 20
     """Wrong passwords from one address (IPv6: one /64) in a row; then they are refused unchecked
     until some time has passed. Whoever is remembered is not affected."""

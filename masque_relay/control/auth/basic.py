@@ -71,7 +71,7 @@ class BasicAuthenticator:
         self._pool = pool
         self._hasher = PasswordHasher()
         self._decoy_hash = _decoy_hash(users)
-        self._pending: Counter[IPAddress] = Counter()
+        self._pending: Counter[int] = Counter()
         self._failures: OrderedDict[int, TokenBucket] = OrderedDict()
         # Successes are remembered by a keyed digest: of no use to who reads our memory tomorrow.
         self._memory_key = secrets.token_bytes(32)
@@ -161,7 +161,7 @@ class BasicAuthenticator:
 
     def _allowance(self, address: IPAddress, now_s: float) -> TokenBucket:
         """Return how many wrong passwords an address may still send; a /64 counts as one."""
-        network = int(address) if isinstance(address, IPv4Address) else -(int(address) >> 64) - 1
+        network = _source_key(address)
         bucket = self._failures.get(network)
         if bucket is None:
             settings = self._settings
@@ -177,21 +177,22 @@ class BasicAuthenticator:
     @contextmanager
     def _place(self, address: IPAddress) -> Generator[bool]:
         """Hold one place among the pending checks; yields False if there is none."""
+        network = _source_key(address)
         if (
             self._pending.total() >= self._settings.max_pending
-            or self._pending[address] >= self._settings.max_pending_per_source
+            or self._pending[network] >= self._settings.max_pending_per_source
         ):
-            if not self._pending[address]:
-                del self._pending[address]
+            if not self._pending[network]:
+                del self._pending[network]
             yield False
             return
-        self._pending[address] += 1
+        self._pending[network] += 1
         try:
             yield True
         finally:
-            self._pending[address] -= 1
-            if not self._pending[address]:
-                del self._pending[address]
+            self._pending[network] -= 1
+            if not self._pending[network]:
+                del self._pending[network]
 
 
 def load_basic(settings: BasicSettings, pool: Executor) -> BasicAuthenticator:
@@ -267,6 +268,11 @@ def _decoy_hash(users: Mapping[str, User]) -> str:
         type=Type.ID,
     )
     return hasher.hash(secrets.token_bytes(16))
+
+
+def _source_key(address: IPAddress) -> int:
+    """Return what an address is counted by: an IPv4 address or an IPv6 /64 (negative)."""
+    return int(address) if isinstance(address, IPv4Address) else -(int(address) >> 64) - 1
 
 
 def _key_id(user: User) -> str:
