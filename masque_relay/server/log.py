@@ -1,12 +1,14 @@
 """Owns the log: structlog and the standard library's records, one form, on standard error."""
 
+import io
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from typing import TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 from masque_relay.config import LogFormat, LogLevel
 
@@ -74,9 +76,33 @@ def _renderers(log_format: LogFormat, *, colors: bool) -> list[Processor]:
             ]
         case LogFormat.CONSOLE:
             return [
+                _escape_event,
                 structlog.dev.ConsoleRenderer(
                     colors=colors,
                     # The default one is rich's, which shows locals.
-                    exception_formatter=structlog.dev.plain_traceback,
-                )
+                    exception_formatter=_write_traceback,
+                ),
             ]
+
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROLS_BUT_BREAKS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def _escape_event(_logger: WrappedLogger, _method: str, event_dict: EventDict) -> EventDict:
+    """Escape what may quote a peer: it must not begin a line of its own or steer a terminal.
+
+    The renderer does so for the other values.
+    """
+    event_dict["event"] = _CONTROLS.sub(_escaped, str(event_dict.get("event", "")))
+    return event_dict
+
+
+def _write_traceback(stream: TextIO, exc_info: ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    stream.write(_CONTROLS_BUT_BREAKS.sub(_escaped, text.getvalue()))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return ascii(match[0])[1:-1]
