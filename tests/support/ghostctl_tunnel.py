@@ -1,12 +1,11 @@
 """Owns ``ghostctl tunnel udp`` in a process of its own: a local UDP port that leads to a target."""
 
 import json
-import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.processes import run_process
+from tests.support.processes import GHOSTCTL, run_process
 from tests.support.relay_process import RunningRelay
 
 
@@ -17,8 +16,8 @@ def run_tunnel(
     """Forward a free local port through the relay while the block runs; yield its address."""
     directory.mkdir(parents=True, exist_ok=True)
     ready_file = directory / "tunnel-ready.json"
-    command = [sys.executable, "-m", "masque_relay.cli.main", "tunnel", "udp"]
-    command += ["--relay", f"https://{relay.host}:{relay.port}", "--ca", str(relay.ca_file)]
+    command = [*GHOSTCTL, "tunnel", "udp"]
+    command += ["--relay", relay.url, "--ca", str(relay.ca_file)]
     command += ["--token-file", str(relay.token_file), "--ready-file", str(ready_file)]
     command += [f"127.0.0.1:0={target[0]}:{target[1]}"]
     with run_process(

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -13,8 +13,11 @@ from typing import TypeVar
 import pytest
 
 Ready = TypeVar("Ready")
-START_DEADLINE_S = 30.0 * float(os.environ.get("RELAY_TEST_TIMESCALE", "1"))
-STOP_DEADLINE_S = 15.0
+TIMESCALE = float(os.environ.get("RELAY_TEST_TIMESCALE", "1"))
+START_DEADLINE_S = 30.0 * TIMESCALE
+STOP_DEADLINE_S = 30.0 * TIMESCALE
+GHOSTCTL = (sys.executable, "-m", "masque_relay.cli.main")
+"""The command of this tree, whatever is installed."""
 
 
 class DidNotStartError(Exception):
@@ -49,12 +52,63 @@ def wait_until(check: Callable[[], Ready | None], *, deadline_s: float, what: st
 
 
 @contextmanager
+def start_process(
+    command: Sequence[str],
+    *,
+    log: Path,
+    ready: Callable[[], Ready | None],
+    environment: Mapping[str, str] | None = None,
+    logs_stdout: bool = True,
+) -> Generator[tuple[subprocess.Popen[bytes], Ready]]:
+    """Run a program while the block runs; yield its handle and what ``ready`` returned.
+
+    The log has its standard error, and its standard output unless told not to. What still runs at
+    the end gets SIGTERM, and SIGKILL when that does not help.
+
+    Raises:
+        DidNotStartError: it ended, or was not ready in time.
+    """
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=sink if logs_stdout else subprocess.DEVNULL,
+            stderr=sink,
+            env={**os.environ, **(environment or {})},
+        )
+
+    def ready_or_dead() -> Ready | None:
+        if process.poll() is not None:
+            raise DidNotStartError(f"{command[0]} ended with {process.returncode}:\n{_tail(log)}")
+        return ready()
+
+    try:
+        try:
+            state = wait_until(ready_or_dead, deadline_s=START_DEADLINE_S, what=str(command[0]))
+        except TimeoutError as error:
+            raise DidNotStartError(f"{error}\n{_tail(log)}") from error
+        yield process, state
+    finally:
+        stop_process(process)
+
+
+def stop_process(process: subprocess.Popen[bytes]) -> int:
+    """Send SIGTERM, or SIGKILL when that does not end it in time; return the exit code."""
+    process.terminate()  # does nothing where it has ended
+    try:
+        return process.wait(STOP_DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+@contextmanager
 def run_process(
     command: Sequence[str],
     *,
     log: Path,
     ready: Callable[[], Ready | None],
-    environment: dict[str, str] | None = None,
+    environment: Mapping[str, str] | None = None,
     exit_code: int | None = None,
 ) -> Generator[Ready]:
     """Run a program while the block runs; yield what ``ready`` returned.
@@ -63,33 +117,8 @@ def run_process(
         DidNotStartError: it ended, or was not ready in time.
         DidNotStopError: an ``exit_code`` is asked for, and SIGTERM did not lead to it in time.
     """
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **(environment or {})},
-        )
-    try:
-
-        def ready_or_dead() -> Ready | None:
-            if process.poll() is not None:
-                raise DidNotStartError(f"{command[0]} ended:\n{_tail(log)}")
-            return ready()
-
-        try:
-            state = wait_until(ready_or_dead, deadline_s=START_DEADLINE_S, what=str(command[0]))
-        except TimeoutError as error:
-            raise DidNotStartError(f"{error}\n{_tail(log)}") from error
+    with start_process(command, log=log, ready=ready, environment=environment) as (process, state):
         yield state
-    finally:
-        process.terminate()
-        try:
-            process.wait(STOP_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
     if exit_code is not None and process.returncode != exit_code:
         message = f"{command[0]} left with {process.returncode}, not {exit_code}:\n{_tail(log)}"
         raise DidNotStopError(message)

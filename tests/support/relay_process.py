@@ -2,8 +2,7 @@
 
 import json
 import shutil
-import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import httpx
 
 from masque_relay.config.dev_state import DevState, prepare_dev_state
 from masque_relay.control.auth.basic import hash_password
-from tests.support.processes import run_process
+from tests.support.processes import GHOSTCTL, run_process
 from tests.support.site_certificate import SiteCertificate
 
 
@@ -20,19 +19,49 @@ from tests.support.site_certificate import SiteCertificate
 class RunningRelay:
     """Where a relay listens and what its clients need."""
 
-    host: str
-    port: int
-    admin_url: str
-    ca_file: Path
-    token_file: Path
-    token: str
-    admin_token: str
+    ready: Mapping[str, str]
+    """The ready file; where it names no file of the state directory, that file is added."""
     log_file: Path
+
+    @property
+    def host(self) -> str:
+        """Address of the HTTP/3 listener, without brackets."""
+        return self.ready["h3"].rpartition(":")[0].strip("[]")
+
+    @property
+    def port(self) -> int:
+        return int(self.ready["h3"].rpartition(":")[2])
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of the HTTP/3 listener."""
         return self.host, self.port
+
+    @property
+    def url(self) -> str:
+        """``https://127.0.0.1:PORT``."""
+        return f"https://{self.ready['h3']}"
+
+    @property
+    def ca_file(self) -> Path:
+        return Path(self.ready["ca_file"])
+
+    @property
+    def token_file(self) -> Path:
+        return Path(self.ready["token_file"])
+
+    @property
+    def token(self) -> str:
+        """A bearer token of the subject ``dev``."""
+        return self.token_file.read_text(encoding="utf-8").strip()
+
+    @property
+    def admin_url(self) -> str:
+        return self.ready["admin"].rstrip("/")
+
+    @property
+    def admin_token(self) -> str:
+        return Path(self.ready["admin_token_file"]).read_text(encoding="utf-8").strip()
 
     def metrics(self) -> dict[str, float]:
         """Return the samples of /metrics; the name with its labels is the key."""
@@ -57,8 +86,8 @@ def run_relay(
 ) -> Generator[RunningRelay]:
     """Run a dev-mode relay while the block runs, exactly as a newcomer would."""
     command = ["--dev", "--state-dir", str(directory / "state"), *arguments]
-    with _run(directory, command, listen=listen, prefix=prefix) as told:
-        yield _describe(told, directory, ca_file=Path(told["ca_file"]))
+    with _run(directory, command, listen=listen, prefix=prefix) as ready:
+        yield RunningRelay(ready=ready, log_file=directory / "relay.log")
 
 
 @contextmanager
@@ -75,9 +104,9 @@ def run_changed_relay(
     """
     state = prepare_dev_state(directory / "state")
     change(state)
-    with _run(directory, [str(state.config_file)], listen=listen, prefix=prefix) as told:
-        known = {"token_file": str(state.token_file)}
-        yield _describe(known | told, directory, ca_file=state.ca_file)
+    with _run(directory, [str(state.config_file)], listen=listen, prefix=prefix) as ready:
+        known = {"token_file": str(state.token_file), "ca_file": str(state.ca_file)}
+        yield RunningRelay(ready=known | ready, log_file=directory / "relay.log")
 
 
 def use_certificate(certificate: SiteCertificate) -> Callable[[DevState], None]:
@@ -103,34 +132,37 @@ def add_user(name: str, password: str) -> Callable[[DevState], None]:
     return change
 
 
+def relay_command(
+    arguments: Sequence[str],
+    *,
+    ready_file: Path,
+    listen: str = "127.0.0.1:0",
+    prefix: Sequence[str] = (),
+) -> list[str]:
+    """Return the command that runs a relay which says in ``ready_file`` where it listens."""
+    command = [*prefix, *GHOSTCTL, "relay", "run", "--listen", listen, "--admin", "127.0.0.1:0"]
+    # The arguments come last, so that an option among them counts.
+    return [*command, "--ready-file", str(ready_file), *arguments]
+
+
+def read_ready_file(path: Path) -> dict[str, str] | None:
+    """Return what a relay wrote; None as long as there is nothing."""
+    if not path.exists():
+        return None
+    ready: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    return ready
+
+
 @contextmanager
 def _run(
     directory: Path, arguments: Sequence[str], *, listen: str, prefix: Sequence[str]
 ) -> Generator[dict[str, str]]:
     directory.mkdir(parents=True, exist_ok=True)
     ready_file = directory / "ready.json"
-    command = [*prefix, sys.executable, "-m", "masque_relay.cli.main", "relay", "run", *arguments]
-    command += ["--listen", listen, "--admin", "127.0.0.1:0", "--ready-file", str(ready_file)]
     with run_process(
-        command,
+        relay_command(arguments, ready_file=ready_file, listen=listen, prefix=prefix),
         log=directory / "relay.log",
-        ready=lambda: ready_file.exists() or None,
+        ready=lambda: read_ready_file(ready_file),
         exit_code=0,  # SIGTERM drains
-    ):
-        told: dict[str, str] = json.loads(ready_file.read_text(encoding="utf-8"))
-        yield told
-
-
-def _describe(told: dict[str, str], directory: Path, *, ca_file: Path) -> RunningRelay:
-    host, _, port = told["h3"].rpartition(":")
-    token_file = Path(told["token_file"])
-    return RunningRelay(
-        host=host.strip("[]"),
-        port=int(port),
-        admin_url=told["admin"].rstrip("/"),
-        ca_file=ca_file,
-        token_file=token_file,
-        token=token_file.read_text(encoding="utf-8").strip(),
-        admin_token=Path(told["admin_token_file"]).read_text(encoding="utf-8").strip(),
-        log_file=directory / "relay.log",
-    )
+    ) as ready:
+        yield ready

@@ -1,9 +1,7 @@
 """Owns the running of `ghostctl tunnel` as a user's process, and what it says."""
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -12,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.managed_relay import ManagedRelay
+from tests.support.processes import GHOSTCTL, TIMESCALE, start_process
 
-TIMESCALE = float(os.environ.get("RELAY_TEST_TIMESCALE", "1"))
 WAIT_S = 30.0 * TIMESCALE
-
-GHOSTCTL = [sys.executable, "-m", "masque_relay.cli.main"]
 
 
 def way_to(relay: ManagedRelay) -> list[str]:
@@ -74,28 +70,13 @@ def running_tunnel(
     """Run a tunnel while the block runs; it must end with 0."""
     ready_file, output = directory / "tunnel.json", directory / "tunnel.out"
     ready_file.unlink(missing_ok=True)
-    with output.open("wb") as out:
-        process = subprocess.Popen(
-            [
-                *GHOSTCTL, "tunnel", "udp", *way_to(relay), "--json",
-                "--ready-file", str(ready_file), *forwards,
-            ],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )  # fmt: skip
-    try:
-        deadline = time.monotonic() + WAIT_S
-        while not ready_file.exists():
-            assert process.poll() is None, output.read_text()
-            assert time.monotonic() < deadline, "the tunnel is not ready"
-            time.sleep(0.02)
-        tunnel = RunningTunnel(
-            process=process, ready=json.loads(ready_file.read_text()), output=output
-        )
+    command = [*GHOSTCTL, "tunnel", "udp", *way_to(relay), "--json"]
+    with start_process(
+        [*command, "--ready-file", str(ready_file), *forwards],
+        log=output,
+        ready=lambda: json.loads(ready_file.read_text()) if ready_file.exists() else None,
+    ) as (process, ready):
+        tunnel = RunningTunnel(process=process, ready=ready, output=output)
         yield tunnel
         if process.poll() is None:
             assert tunnel.end() == 0, output.read_text()
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.wait()

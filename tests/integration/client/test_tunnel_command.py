@@ -237,7 +237,7 @@ def test_a_relay_that_restarts_carries_traffic_again(
         first.process.send_signal(how)
         first.process.wait(WAIT_S)
         (home / "ready.json").unlink(missing_ok=True)
-        with managed_relay(home, arguments=["--listen", f"127.0.0.1:{first.h3_port}"]):
+        with managed_relay(home, arguments=["--listen", f"127.0.0.1:{first.port}"]):
             assert ask(local, b"after") == b"after"
             assert tunnel.wait_for("relay_away")[0]["retry_in_s"] > 0
             assert tunnel.wait_for("relay_connected")

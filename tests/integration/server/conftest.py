@@ -45,7 +45,7 @@ async def connect() -> AsyncGenerator[Connect]:
             stack.push_async_callback(endpoint.close)
             client = H3Client()
             await endpoint.connect(
-                Endpoint(address=ip_address(relay.h3_host), port=relay.h3_port),
+                Endpoint(address=ip_address(relay.host), port=relay.port),
                 server_name=server_name,
                 alpn="h3",
                 application=client.attach,
