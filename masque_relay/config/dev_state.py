@@ -71,19 +71,19 @@ _POLICY = """\
 # Try it: ghostctl policy check policy.toml
 
 # FOR DEVELOPMENT ONLY: a rule that names loopback addresses lifts their protection. With it,
-# whoever holds the dev token reaches every UDP service of this very host.
+# whoever holds the dev token reaches every UDP and TCP service of this very host.
 [[rule]]
 name = "dev-loopback"
 action = "allow"
 who = ["dev"]
-methods = ["connect-udp"]
+methods = ["connect-udp", "connect-tcp"]
 targets = ["127.0.0.0/8:*", "[::1/128]:*", "localhost:*"]
 
 [[rule]]
 name = "dev-internet"
 action = "allow"
 who = ["dev"]
-methods = ["connect-udp"]
+methods = ["connect-udp", "connect-tcp"]
 targets = ["*:*"]
 
 [[test]]
@@ -96,6 +96,19 @@ rule = "dev-loopback"
 [[test]]
 as = "dev"
 method = "connect-udp"
+target = "169.254.169.254:80"
+expect = "deny"
+
+[[test]]
+as = "dev"
+method = "connect-tcp"
+target = "127.0.0.1:8080"
+expect = "allow"
+rule = "dev-loopback"
+
+[[test]]
+as = "dev"
+method = "connect-tcp"
 target = "169.254.169.254:80"
 expect = "deny"
 

@@ -7,13 +7,15 @@ stand there once, and this file only says where in the TOML file they are set.
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from masque_relay.admin.limits import AdminLimits
 from masque_relay.config.values import (
     AdminAddress,
     AnyIpAddress,
+    CapsuleTypeNumber,
     HttpsAddress,
     HttpsListen,
     ListenAddress,
@@ -28,6 +30,8 @@ from masque_relay.http.denials import DEFAULT_PROXY_NAME
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.tcp_limits import TcpLimits
 from masque_relay.quic.limits import H3Limits, QuicLimits
+from masque_relay.wire.connect_tcp import DATA_CAPSULE, FINAL_DATA_CAPSULE
+from masque_relay.wire.connect_tcp import DEFAULT_TEMPLATE as DEFAULT_TCP_TEMPLATE
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
 
 
@@ -102,6 +106,27 @@ class ConnectUdpSection(Section):
     clients know only the default one. Read at start only."""
     proxy_name: str = DEFAULT_PROXY_NAME
     """What the relay calls itself in `proxy-status` (RFC 9209). Read at start only."""
+
+
+class ConnectTcpSection(Section):
+    """TCP tunnels: classic CONNECT (RFC 9110) and connect-tcp (draft-ietf-httpbis-connect-tcp)."""
+
+    classic: bool = True
+    """Take classic CONNECT, which every HTTP client and browser speaks. Read at start only."""
+    templates: tuple[UriTemplateText, ...] = (DEFAULT_TCP_TEMPLATE,)
+    """URI templates of connect-tcp, matched in this order; an empty list turns it off. Read at
+    start only."""
+    data_capsule_type: CapsuleTypeNumber = DATA_CAPSULE
+    """Type of the DATA capsule. IANA has not assigned the final number yet: this is the draft's for
+    tests. Read at start only."""
+    final_data_capsule_type: CapsuleTypeNumber = FINAL_DATA_CAPSULE
+    """Type of the FINAL_DATA capsule; not the same. Read at start only."""
+
+    @model_validator(mode="after")
+    def _types_differ(self) -> Self:
+        if self.data_capsule_type == self.final_data_capsule_type:
+            raise ValueError("data_capsule_type and final_data_capsule_type must differ")
+        return self
 
 
 class DnsSection(Section):
@@ -190,6 +215,8 @@ class RelayConfig(Section):
     """Caps and deadlines of HTTP/2 and HTTP/1.1 over TLS."""
     connect_udp: ConnectUdpSection = ConnectUdpSection()
     """CONNECT-UDP (RFC 9298)."""
+    connect_tcp: ConnectTcpSection = ConnectTcpSection()
+    """TCP tunnels: classic CONNECT and connect-tcp."""
     dns: DnsSection = DnsSection()
     """How the names of targets are resolved."""
     egress: EgressSection = EgressSection()

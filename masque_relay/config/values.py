@@ -11,6 +11,7 @@ from masque_relay.admin.address import UnixSocket
 from masque_relay.contract.address import Endpoint, IPAddress
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.uri_template import UriTemplate
+from masque_relay.wire.varint import MAX_VARINT
 
 UNIX_PREFIX = "unix:"
 
@@ -111,3 +112,6 @@ UriTemplateText = Annotated[str, AfterValidator(_checked_template)]
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A duration in seconds."""
+
+CapsuleTypeNumber = Annotated[int, Field(gt=0, le=MAX_VARINT)]
+"""A capsule type (RFC 9297 section 3.2) other than DATAGRAM."""

@@ -57,9 +57,7 @@ class GateMiddleware:
         )
         verdict = await self._gate.admit(request)
         if isinstance(verdict, Denial):
-            refusal = refuse_denial(
-                verdict, speaks_to_proxy=presents_proxy_credential(scope["headers"])
-            )
+            refusal = refuse_denial(verdict, speaks_to_proxy=speaks_to_proxy(scope))
             await send_refusal(send, refusal, proxy_name=self._proxy_name, request_id=request_id)
             return
         admission = Admission(verdict)
@@ -79,6 +77,21 @@ def parse_target(variables: dict[str, str]) -> Target:
     return Target(
         host=parse_host(variables["target_host"]), port=parse_port(variables["target_port"])
     )
+
+
+def speaks_to_proxy(scope: Scope) -> bool:
+    """Return whether a missing credential is 407, because the client speaks to us as to a proxy.
+
+    Classic CONNECT always does. A templated tunnel is a resource of this origin: connect-tcp
+    ("Authentication Headers") never has 407; a client of the others that sends
+    ``Proxy-Authorization`` all the same hears what it understands.
+    """
+    connect: dict[str, Any] = scope.get("extensions", {}).get("http.connect") or {}
+    if connect.get("form") == "classic":
+        return True
+    if connect.get("protocol") == "connect-tcp":
+        return False
+    return presents_proxy_credential(scope["headers"])
 
 
 def request_id_of(scope: Scope) -> str:

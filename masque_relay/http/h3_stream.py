@@ -23,6 +23,7 @@ from masque_relay.http.services import StreamServices
 from masque_relay.http.socket_flow import splice_socket
 from masque_relay.http.splice import Splice
 from masque_relay.http.splice_limits import SpliceLimits
+from masque_relay.http.stream_splice import StreamSplice
 from masque_relay.quic.application import Headers
 from masque_relay.wire.errors import WireError
 
@@ -96,7 +97,7 @@ class H3Stream:
         self._response = _Response.NOT_STARTED
         self._sends_body = head.method != "HEAD"
         self._expects_trailers = False
-        self._splice: Splice | None = None
+        self._splice: Splice | StreamSplice | None = None
 
     # What the connection calls. Nothing here raises or blocks.
 
@@ -104,14 +105,16 @@ class H3Stream:
         """Take stream bytes."""
         try:
             if self._splice is not None:
-                self._splice.on_stream_data(data)
-                self._consume(len(data))
+                if data:
+                    self._splice.on_stream_data(data)
+                    if not self._splice.consumes:
+                        self._consume(len(data))
                 if end_stream:
                     self._splice.on_stream_end()
-            else:
-                self._inbox.push_data(data)
-                if end_stream:
-                    self._inbox.push_end()
+                return  # whatever concerns the application has woken it
+            self._inbox.push_data(data)
+            if end_stream:
+                self._inbox.push_end()
         except WireError as error:
             self._malformed(error)
         self._readable.set()
@@ -130,20 +133,22 @@ class H3Stream:
 
     def datagrams_received(self, payloads: Sequence[bytes]) -> None:
         """Take HTTP Datagrams; the packet path of a splice."""
-        if self._splice is not None:
-            self._splice.on_datagrams(payloads)
-            return
         if self.head.protocol is None:
             # RFC 9297 section 2: GET, POST and classic CONNECT know no datagrams.
             if not self._inbox.is_disconnected:
                 self.abort(EndReason.PROTOCOL_ERROR, H3Error.DATAGRAM_ERROR)
+            return
+        if self._splice is not None:
+            self._splice.on_datagrams(payloads)
             return
         self.carrier.quic_datagram_seen()
         self._inbox.push_datagrams(payloads)
         self._readable.set()
 
     def writable(self) -> None:
-        """Acknowledgements came; a waiting ``send`` may go on."""
+        """Bytes have left; a waiting ``send`` or splice may go on."""
+        if self._splice is not None:
+            self._splice.on_writable()
         if self._writable is not None:
             self._writable.set()
 
@@ -337,20 +342,7 @@ class H3Stream:
         self._require_tunnel("http.splice")
         if self._splice is not None:
             raise RuntimeError("http.splice twice")
-        session = message.get("sink")
-        if message["kind"] == "udp":
-            session = splice_socket(message["sock"], int(message.get("context_id", 0)))
-        if session is None or message["kind"] not in {"udp", "flow"}:
-            raise RuntimeError("http.splice needs kind 'flow' with sink, or 'udp' with sock")
-        splice = Splice(
-            session,
-            self.carrier,
-            self._services,
-            limits=SpliceLimits.parse(message.get("limits") or {}),
-            hook=message.get("on_payload"),
-            request_id=self.request_id,
-            on_done=self._splice_done,
-        )
+        splice = self._make_splice(message)
         chunks, payloads = self._inbox.empty_into_splice()
         self._splice = splice
         splice.start()
@@ -361,6 +353,38 @@ class H3Stream:
             self.data_received(chunk, end_stream=False)
         if ended:
             self.data_received(b"", end_stream=True)
+
+    def _make_splice(self, message: Message) -> Splice | StreamSplice:
+        kind, session, hook = message["kind"], message.get("sink"), message.get("on_payload")
+        limits = SpliceLimits.parse(message.get("limits") or {})
+        if kind == "tcp" and session is not None:
+            if limits.filters or hook is not None:
+                raise RuntimeError("http.splice of kind 'tcp' knows no limit but idle, and no hook")
+            return StreamSplice(
+                session,
+                self.carrier,
+                self._services,
+                stream_id=self.stream_id,
+                idle_timeout_s=limits.idle_timeout_s,
+                request_id=self.request_id,
+                on_done=self._splice_done,
+            )
+        if kind == "udp":
+            session = splice_socket(message["sock"], int(message.get("context_id", 0)))
+        if session is None or kind not in {"udp", "flow"} or self.head.protocol is None:
+            raise RuntimeError(
+                "http.splice needs kind 'flow' or 'tcp' with sink, or 'udp' with sock;"
+                " classic CONNECT takes 'tcp' only"
+            )
+        return Splice(
+            session,
+            self.carrier,
+            self._services,
+            limits=limits,
+            hook=hook,
+            request_id=self.request_id,
+            on_done=self._splice_done,
+        )
 
     def _splice_done(self, message: Message) -> None:
         self._inbox.push_splice_done(message)

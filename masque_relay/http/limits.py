@@ -49,6 +49,9 @@ class HttpLimits:
     datagram that would wait longer is stale."""
     resolve_timeout_s: float = 5.0
     """DNS before the 2xx (RFC 9298 section 3.1): two tries at the usual two seconds."""
+    connect_timeout_s: float = 10.0
+    """The TCP connection to a target, all its addresses together, before the 2xx: three SYNs on a
+    lossy path; browsers wait longer."""
     application_exit_s: float = 5.0
     """How long an application may run on after its client is gone and it is being shut down."""
     lifespan_timeout_s: float = 30.0

@@ -1,6 +1,7 @@
 """Owns the relay's ASGI application: tunnel routes by template, and the plain web site."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -10,9 +11,12 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from masque_relay.contract.request import Method
+from masque_relay.http.connect_tcp import ConnectTcpEndpoint, ConnectTcpServices
 from masque_relay.http.connect_udp import ConnectUdpEndpoint, ConnectUdpServices
 from masque_relay.http.denials import DEFAULT_PROXY_NAME, refuse_request, send_refusal
 from masque_relay.http.gate_middleware import GateMiddleware, request_id_of
+from masque_relay.http.request_head import ConnectForm
+from masque_relay.wire.connect_tcp import DEFAULT_TEMPLATE as DEFAULT_TCP_TEMPLATE
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.uri_template import UriTemplate
@@ -62,11 +66,36 @@ class TunnelRoute(BaseRoute):
         await _refuse(scope, send, 400, text, proxy_name=self._proxy_name)
 
 
+class ClassicRoute(BaseRoute):
+    """Matches every classic CONNECT; its authority is the target (RFC 9110 section 9.3.6)."""
+
+    protocol = None
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Match a scope that has ``http.connect`` without a protocol."""
+        connect = _connect_extension(scope)
+        if connect is None or connect["form"] != ConnectForm.CLASSIC:
+            return Match.NONE, {}
+        # The front end has checked the authority; whether it names a target is the gate's to say.
+        host, _, port = connect["authority"].rpartition(":")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        return Match.FULL, {"path_params": {"target_host": host, "target_port": port}}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the tunnel's application."""
+        await self.app(scope, receive, send)
+
+
 class TunnelHintRoute(BaseRoute):
     """Answers an ordinary request for a tunnel's path with what would have worked."""
 
-    def __init__(self, template: UriTemplate) -> None:
+    def __init__(self, template: UriTemplate, protocol: str) -> None:
         self.template = template
+        self.protocol = protocol
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Match the template's path without ``http.connect``."""
@@ -80,7 +109,7 @@ class TunnelHintRoute(BaseRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """426 names the protocol; 501 where the client asked for it and this server can't."""
-        text = "this is a tunnel: use HTTP/3 extended CONNECT with :protocol connect-udp"
+        text = f"this is a tunnel: use HTTP/3 extended CONNECT with :protocol {self.protocol}"
         headers = {"cache-control": "no-store"}
         status = 501
         if scope["http_version"].startswith("1"):
@@ -89,7 +118,7 @@ class TunnelHintRoute(BaseRoute):
             asked = any(name.lower() == b"upgrade" for name, _ in scope["headers"])
             if not asked:
                 # RFC 9110 section 15.5.22: a 426 names what to upgrade to.
-                headers |= {"upgrade": "connect-udp", "connection": "close, upgrade"}
+                headers |= {"upgrade": self.protocol, "connection": "close, upgrade"}
                 status = 426
         await Response(f"{text}\n", status, headers, "text/plain")(scope, receive, send)
 
@@ -101,7 +130,9 @@ class TunnelGuard:
     an unknown path is 404. Any scope type but ``http``, ``websocket`` and ``lifespan`` raises.
     """
 
-    def __init__(self, app: ASGIApp, *, routes: Sequence[TunnelRoute], proxy_name: str) -> None:
+    def __init__(
+        self, app: ASGIApp, *, routes: Sequence[TunnelRoute | ClassicRoute], proxy_name: str
+    ) -> None:
         self.app = app
         self._routes = tuple(routes)
         self._proxy_name = proxy_name
@@ -124,22 +155,35 @@ class TunnelGuard:
             await self.app(scope, receive, send)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpTunnels:
+    """How the application carries TCP."""
+
+    services: ConnectTcpServices
+    templates: Sequence[str] = (DEFAULT_TCP_TEMPLATE,)
+    """Where ``connect-tcp`` answers; the first that matches counts."""
+    classic: bool = True
+    """Take classic CONNECT too."""
+
+
 def build_app(
-    services: ConnectUdpServices | None, *, templates: Sequence[str] = (DEFAULT_TEMPLATE,)
+    services: ConnectUdpServices | None,
+    *,
+    templates: Sequence[str] = (DEFAULT_TEMPLATE,),
+    tcp: TcpTunnels | None = None,
 ) -> ASGIApp:
     """Return the relay's application.
 
     Args:
         services: None leaves the tunnels out: what is left runs under any ASGI server.
         templates: where CONNECT-UDP answers; the first that matches counts.
+        tcp: None carries no TCP.
 
     Raises:
         WireError: a template is broken or lacks ``target_host`` or ``target_port``.
     """
-    parsed = [
-        UriTemplate.parse(text, required=("target_host", "target_port")) for text in templates
-    ]
-    tunnels: list[TunnelRoute] = []
+    parsed = _parse_templates(templates)
+    tunnels: list[TunnelRoute | ClassicRoute] = []
     proxy_name = DEFAULT_PROXY_NAME
     if services is not None:
         proxy_name = services.proxy_name
@@ -152,9 +196,37 @@ def build_app(
         tunnels = [
             TunnelRoute(template, "connect-udp", app, proxy_name=proxy_name) for template in parsed
         ]
-    hints = [TunnelHintRoute(template) for template in parsed]
+    hints = [TunnelHintRoute(template, "connect-udp") for template in parsed]
+    if tcp is not None:
+        routes, tcp_hints = _tcp_routes(tcp)
+        tunnels += routes
+        hints += tcp_hints
     site = Starlette(routes=[*tunnels, *hints, Route("/", _home)])
     return TunnelGuard(site, routes=tunnels, proxy_name=proxy_name)
+
+
+def _tcp_routes(
+    tcp: TcpTunnels,
+) -> tuple[list[TunnelRoute | ClassicRoute], list[TunnelHintRoute]]:
+    services = tcp.services
+    app = GateMiddleware(
+        ConnectTcpEndpoint(services),
+        gate=services.gate,
+        method=Method.CONNECT_TCP,
+        proxy_name=services.proxy_name,
+    )
+    parsed = _parse_templates(tcp.templates)
+    routes: list[TunnelRoute | ClassicRoute] = [
+        TunnelRoute(template, "connect-tcp", app, proxy_name=services.proxy_name)
+        for template in parsed
+    ]
+    if tcp.classic:
+        routes.append(ClassicRoute(app))
+    return routes, [TunnelHintRoute(template, "connect-tcp") for template in parsed]
+
+
+def _parse_templates(templates: Sequence[str]) -> list[UriTemplate]:
+    return [UriTemplate.parse(text, required=("target_host", "target_port")) for text in templates]
 
 
 def raw_target(scope: Scope) -> bytes:

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 from starlette.types import Scope
 
 from masque_relay.http.h3_stream import H3Stream
+from masque_relay.http.request_head import ConnectForm
 from masque_relay.http.transport import ClientLink, HttpVersion
 from masque_relay.wire.authority import parse_authority
 from masque_relay.wire.errors import WireError
@@ -59,12 +60,14 @@ def _extensions(stream: H3Stream, link: ClientLink) -> dict[str, Any]:
     }
     if head.uses_capsules:
         extensions["http.capsule"] = {}
+    if head.form is ConnectForm.CLASSIC:
+        extensions["http.splice"] = {"kinds": ["tcp"]}
     if head.protocol is not None:
         extensions["http.datagram"] = {
             "reliable": stream.carrier.uses_capsules,
             "max_size": stream.carrier.max_payload_bytes,
         }
-        extensions["http.splice"] = {"kinds": ["flow", "udp"]}
+        extensions["http.splice"] = {"kinds": ["flow", "udp", "tcp"]}
     return extensions
 
 

@@ -37,6 +37,9 @@ class Splice:
         received_bytes: their payload bytes, context ID included.
     """
 
+    consumes = False
+    """The stream grants the credit for what the splice was given."""
+
     __slots__ = (
         "_carrier",
         "_clock",
@@ -132,6 +135,9 @@ class Splice:
             self._decoder.finish()
             self.end(EndReason.PEER_CLOSED)
             self._carrier.finish()
+
+    def on_writable(self) -> None:
+        """Nothing waits here: datagrams that do not fit are dropped."""
 
     def end(self, reason: EndReason | None) -> None:
         """Close the session and report; idempotent. None is a clean end from our side."""

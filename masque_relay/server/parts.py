@@ -24,9 +24,10 @@ from masque_relay.control.audit import AuditWriter, open_audit_trail
 from masque_relay.control.gate import RelayGate, build_gate
 from masque_relay.dataplane.batch_io import socket_factory
 from masque_relay.dataplane.inproc import InprocDataplane
+from masque_relay.http.connect_tcp import ConnectTcpServices
 from masque_relay.http.connect_udp import ConnectUdpServices
 from masque_relay.http.h3 import H3FrontEnd
-from masque_relay.http.routes import build_app
+from masque_relay.http.routes import TcpTunnels, build_app
 from masque_relay.http.tcp_front import TcpFront
 from masque_relay.quic.application import ApplicationFactory
 from masque_relay.quic.endpoint import QuicEndpoint
@@ -34,6 +35,7 @@ from masque_relay.quic.h3_adapter import H3Session
 from masque_relay.quic.settings import EndpointSettings
 from masque_relay.quic.tls import CertificateStore
 from masque_relay.server.material import Material
+from masque_relay.wire.connect_tcp import DataCapsuleTypes
 
 H3_ALPN = "h3"
 
@@ -97,8 +99,23 @@ async def open_parts(
         limits=config.http,
         proxy_name=config.connect_udp.proxy_name,
     )
+    tcp_tunnels = TcpTunnels(
+        services=ConnectTcpServices(
+            gate=gate,
+            dataplane=dataplane,
+            counters=counters.tunnel,
+            limits=config.http,
+            proxy_name=config.connect_udp.proxy_name,
+            capsule_types=DataCapsuleTypes(
+                data=config.connect_tcp.data_capsule_type,
+                final_data=config.connect_tcp.final_data_capsule_type,
+            ),
+        ),
+        templates=config.connect_tcp.templates,
+        classic=config.connect_tcp.classic,
+    )
     front_end = H3FrontEnd(
-        build_app(services, templates=config.connect_udp.templates),
+        build_app(services, templates=config.connect_udp.templates, tcp=tcp_tunnels),
         limits=config.http,
         counters=counters.http,
         clock=clock,

@@ -35,11 +35,12 @@ from masque_relay.control.settings import (
 from masque_relay.dataplane.batch_io import socket_factory
 from masque_relay.dataplane.inproc import InprocDataplane
 from masque_relay.dataplane.limits import SocketLimits
+from masque_relay.http.connect_tcp import ConnectTcpServices
 from masque_relay.http.connect_udp import ConnectUdpServices
 from masque_relay.http.denials import DEFAULT_PROXY_NAME
 from masque_relay.http.h3 import H3FrontEnd
 from masque_relay.http.limits import HttpLimits
-from masque_relay.http.routes import build_app
+from masque_relay.http.routes import TcpTunnels, build_app
 from masque_relay.http.tcp_front import TcpFront
 from masque_relay.http.tcp_limits import TcpLimits
 from masque_relay.http.tcp_tls import CertificateFiles, build_server_context
@@ -245,7 +246,19 @@ async def running_relay(
             proxy_name=DEFAULT_PROXY_NAME,
         )
         front_end = H3FrontEnd(
-            build_app(services, templates=templates),
+            build_app(
+                services,
+                templates=templates,
+                tcp=TcpTunnels(
+                    services=ConnectTcpServices(
+                        gate=gate,
+                        dataplane=dataplane,
+                        counters=tunnels,
+                        limits=http_limits,
+                        proxy_name=DEFAULT_PROXY_NAME,
+                    )
+                ),
+            ),
             limits=http_limits,
             counters=http,
             clock=clock,

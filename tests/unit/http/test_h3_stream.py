@@ -531,5 +531,6 @@ class TestTunnelWithoutSplice:
                 "form": "classic",
                 "authority": "example.org:443",
             }
-            assert not {"http.datagram", "http.capsule", "http.splice"} & extensions.keys()
+            assert not {"http.datagram", "http.capsule"} & extensions.keys()
+            assert extensions["http.splice"] == {"kinds": ["tcp"]}
             call.finish()

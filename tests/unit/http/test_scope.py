@@ -66,7 +66,7 @@ async def test_tunnel_request_has_the_tunnel_extensions() -> None:
     }
     assert extensions["http.datagram"] == {"reliable": False, "max_size": 1_200}
     assert extensions["http.capsule"] == {}
-    assert extensions["http.splice"] == {"kinds": ["flow", "udp"]}
+    assert extensions["http.splice"] == {"kinds": ["flow", "udp", "tcp"]}
     assert extensions["http.abort"] == {}
     assert "http.early" not in extensions
 

@@ -301,8 +301,15 @@ class TestRequests:
     @pytest.mark.parametrize(
         "message",
         [
-            {"type": "http.splice", "kind": "tcp", "sink": RecordingSession()},
+            {"type": "http.splice", "kind": "ip", "sink": RecordingSession()},
             {"type": "http.splice", "kind": "flow"},
+            {"type": "http.splice", "kind": "tcp"},
+            {
+                "type": "http.splice",
+                "kind": "tcp",
+                "sink": RecordingSession(),
+                "limits": {"rate": 1_000},
+            },
         ],
     )
     async def test_splice_that_makes_no_sense_is_refused(self, message: dict[str, Any]) -> None:
