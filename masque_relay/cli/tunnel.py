@@ -131,7 +131,7 @@ def udp(
         specs = [ForwardSpec.parse(text) for text in forwards]
     except ClientError as error:
         fail_with(error)
-    options = _options(
+    options = relay_options_from(
         ca_file, token_file, basic_file, client_cert, client_key, connect_timeout_s, open_timeout_s
     )
     report = TunnelReport(str(address), as_json=as_json)
@@ -171,7 +171,7 @@ def check(
 
     Exit codes as of `ghostctl tunnel udp`.
     """
-    options = _options(
+    options = relay_options_from(
         ca_file, token_file, basic_file, client_cert, client_key, connect_timeout_s, open_timeout_s
     )
     try:
@@ -212,7 +212,7 @@ async def _forward(
     report: TunnelReport,
     ready_file: Path | None,
 ) -> None:
-    link = RelayLink(partial(_connect, address, options), on_event=report.event)
+    link = RelayLink(partial(connect_relay, address, options), on_event=report.event)
     forwards = [UdpForward(spec, link, limits=limits, on_event=report.event) for spec in specs]
     loop = asyncio.get_running_loop()
     life = asyncio.timeout(None)
@@ -252,13 +252,14 @@ async def _run(link: RelayLink, forwards: Sequence[UdpForward]) -> None:
             group.create_task(forward.run())
 
 
-async def _connect(address: RelayAddress, options: RelayOptions) -> RelayClient:
+async def connect_relay(address: RelayAddress, options: RelayOptions) -> RelayClient:
+    """Open one connection to a relay, or raise ClientError."""
     client = RelayClient(address, options)
     await client.connect()
     return client
 
 
-def _options(
+def relay_options_from(
     ca_file: Path | None,
     token_file: Path | None,
     basic_file: Path | None,
@@ -267,6 +268,7 @@ def _options(
     connect_timeout_s: float,
     open_timeout_s: float,
 ) -> RelayOptions:
+    """Return what the options of :func:`relay_options` mean; leave where they contradict."""
     given = [value for value in (token_file, basic_file, client_cert or client_key) if value]
     if len(given) > 1:
         fail(

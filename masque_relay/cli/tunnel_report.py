@@ -61,7 +61,7 @@ class TunnelReport:
                 "reliable": reliable,
                 "forwards": described,
             }
-            _write_whole(ready_file, orjson.dumps(told))
+            write_whole(ready_file, orjson.dumps(told))
 
     def event(self, event: ClientEvent) -> None:
         """Say what happened; an OnEvent."""
@@ -168,7 +168,7 @@ def _status_line(forward: UdpForward, *, is_up: bool) -> str:
     )
 
 
-def _write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees all of it or nothing."""
     beside = path.with_name(path.name + ".new")
     beside.write_bytes(content)

@@ -106,7 +106,7 @@ class ForwardSpec:
         listen, separator, target = text.partition("=")
         if not separator:
             raise AddressError(f"{text!r} has no '='", hint=_FORWARD_HINT)
-        return cls(listen=_parse_listen(listen), target=parse_target(target))
+        return cls(listen=parse_listen(listen), target=parse_target(target))
 
     def __str__(self) -> str:
         """Return LISTEN=TARGET as the command line takes it."""
@@ -133,14 +133,12 @@ def make_target(host: str, port: int) -> Target:
     return _target(host, str(port))
 
 
-def _target(host: str, port: str) -> Target:
-    try:
-        return Target(host=parse_host(host), port=parse_port(port))
-    except WireError as error:
-        raise AddressError(error.detail, hint=_FORWARD_HINT) from error
+def parse_listen(text: str) -> Endpoint:
+    """Return where to listen, for ``ADDRESS:PORT``; ``:PORT`` is on 127.0.0.1, port 0 a free one.
 
-
-def _parse_listen(text: str) -> Endpoint:
+    Raises:
+        AddressError: no IP address, or no port.
+    """
     host, digits = _split_port(text)
     if not _LISTEN_PORT.fullmatch(digits) or int(digits) > 65_535:
         raise AddressError(f"{text!r}: {digits!r} is not a port", hint=_FORWARD_HINT)
@@ -153,6 +151,13 @@ def _parse_listen(text: str) -> Endpoint:
             f"{text!r}: the listening side must be an IP address", hint=_FORWARD_HINT
         ) from None
     return Endpoint(address=address, port=int(digits))
+
+
+def _target(host: str, port: str) -> Target:
+    try:
+        return Target(host=parse_host(host), port=parse_port(port))
+    except WireError as error:
+        raise AddressError(error.detail, hint=_FORWARD_HINT) from error
 
 
 def _split_port(text: str) -> tuple[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from masque_relay.client.errors import CredentialError
+from masque_relay.client.socks import Login
 
 MAX_CREDENTIAL_BYTES = 16_384  # a token of this size would not fit the relay's request head anyway
 
@@ -95,6 +96,23 @@ def authorization_of(credential: Credential | None) -> bytes | None:
     if credential is not None:
         credential.check()
     return None
+
+
+def read_login(file: Path) -> Login:
+    """Return what programs must give to the local proxy: a file with one line, ``user:password``.
+
+    Raises:
+        CredentialError: an unreadable file, no colon, or parts that SOCKS5 cannot carry.
+    """
+    user, separator, password = _read(file, "user").strip("\r\n").partition(":")
+    parts_bytes = (len(user.encode()), len(password.encode()))
+    # RFC 1929 section 2: each is 1 to 255 bytes
+    if not separator or "\n" in password or not all(1 <= size <= 255 for size in parts_bytes):
+        raise CredentialError(
+            f"{file} holds no user and password for the local proxy",
+            hint="it must hold one line, user:password, each of 1 to 255 bytes",
+        )
+    return Login(user=user, password=password)
 
 
 def _read(path: Path, kind: str) -> str:

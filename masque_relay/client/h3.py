@@ -14,6 +14,7 @@ from masque_relay.client.errors import (
 from masque_relay.client.exchange import Exchange, Response
 from masque_relay.client.limits import ClientLimits
 from masque_relay.client.refusal import Headers
+from masque_relay.client.tcp_tunnel import TcpTunnel
 from masque_relay.client.udp_tunnel import H3_NO_ERROR, OnBatch, OnClosed, UdpTunnel
 from masque_relay.contract.address import Target
 from masque_relay.quic.application import H3Transport, QuicApplication, QuicTransport
@@ -64,6 +65,8 @@ class RelayConnection:
         self._limits = limits
         self._transport: H3Transport | None = None
         self._handlers: dict[int, StreamHandler] = {}
+        self._blocked: set[TcpTunnel] = set()
+        """Those whose writers wait for room."""
         self._lost: ConnectionLost | None = None
         self._watchers: list[Callable[[], None]] = []
         self._settings: asyncio.Future[Mapping[int, int]] = (
@@ -202,6 +205,40 @@ class RelayConnection:
         await tunnel.wait_open()
         return tunnel
 
+    async def open_tcp(self, target: Target, *, authorization: bytes | None = None) -> TcpTunnel:
+        """Open a TCP connection by classic CONNECT (RFC 9114 section 4.4); wait for the answer.
+
+        Args:
+            target: where to; a name goes to the relay as a name.
+            authorization: the value of the ``proxy-authorization`` field (RFC 9110 section 11.7).
+
+        Raises:
+            TunnelRefused: the relay said no, or could not reach the target.
+            RelayTimeout: it said nothing in time.
+            RelayLeaving: it takes nothing new on this connection.
+            ConnectionLost: the connection is over.
+        """
+        transport = self._ready_transport()
+        headers: Headers = [
+            (b":method", b"CONNECT"),
+            (b":authority", str(target).encode("ascii")),
+        ]
+        if authorization is not None:
+            headers.append((b"proxy-authorization", authorization))
+        stream_id = transport.open_request(headers, end_stream=False)
+        tunnel = TcpTunnel(
+            transport,
+            stream_id,
+            target,
+            limits=self._limits,
+            credential_sent=authorization is not None,
+            blocked=self._blocked,
+            forget=self._forget,
+        )
+        self._handlers[stream_id] = tunnel
+        await tunnel.wait_open()
+        return tunnel
+
     async def request(self, method: str, *, authority: str, path: str = "/") -> Response:
         """Send an ordinary request without a body and return the whole response.
 
@@ -289,7 +326,9 @@ class RelayConnection:
         self._tell_watchers()
 
     def streams_writable(self) -> None:
-        """Nothing of ours waits for room: datagrams are dropped, requests are small."""
+        """Acknowledgements arrived; only TCP waits for room, datagrams are dropped instead."""
+        for tunnel in tuple(self._blocked):
+            tunnel.writable()
 
     def connection_lost(self, error_code: int, reason: str) -> None:
         """The connection is over."""

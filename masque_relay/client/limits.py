@@ -35,6 +35,9 @@ class ClientLimits:
     capsule_buffer_bytes: int = 1_048_576
     """DATAGRAM capsules sent and not yet acknowledged, per tunnel, when the relay takes no QUIC
     datagrams; beyond it datagrams are dropped and counted, as a full socket buffer does."""
+    stream_buffer_bytes: int = 1_048_576
+    """TCP bytes sent and not yet acknowledged, per tunnel; beyond it a writer waits. 80 Mbit/s at
+    100 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,3 +82,33 @@ class ForwardLimits:
     refused_delay_s: float = 1.0
     """After a refusal a forward asks for no tunnel for so long, doubling up to the longest one."""
     refused_longest_delay_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyLimits:
+    """The local SOCKS5 and HTTP proxy."""
+
+    connections: int = 256
+    """Programs' TCP connections at once, over all listeners; further ones are closed at once and
+    counted. Below what a link's connections carry, and below 1,024 descriptors with room to spare.
+    """
+    handshake_timeout_s: float = 20.0
+    """From accept to the whole request of a program; browsers open connections ahead of need."""
+    head_bytes: int = 65_536
+    """An HTTP request head; cookies of real sites reach 16 KiB."""
+    direct_connect_timeout_s: float = 15.0
+    """Resolve and connect, where a rule sends a connection around the relay."""
+    idle_timeout_s: float = 7_440.0
+    """A connection on which nothing moved: RFC 5382 section 5 asks for 2 h 4 min."""
+    associations: int = 32
+    """UDP ASSOCIATE at once; each has a UDP socket."""
+    association_targets: int = 64
+    """Targets of one association, each with a tunnel; the longest idle one makes room."""
+    association_idle_timeout_s: float = 120.0
+    """A target without traffic either way loses its tunnel (RFC 4787 section 4.3)."""
+    pending_datagrams: int = 32
+    """Kept per target while its tunnel opens; the oldest is dropped and counted beyond it."""
+    receive_batch_datagrams: int = 256
+    """Read from an association per turn of the loop."""
+    sweep_interval_s: float = 1.0
+    """How often idleness is looked at."""

@@ -11,6 +11,7 @@ from masque_relay.client.errors import ClientError, ConnectionLost, RelayLeaving
 from masque_relay.client.events import OnEvent, RelayAway, RelayConnected, ignore_event
 from masque_relay.client.h3 import RelayConnection
 from masque_relay.client.limits import ClientLimits, ReconnectLimits
+from masque_relay.client.tcp_tunnel import TcpTunnel
 from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.ports import Clock
@@ -37,6 +38,10 @@ class LinkedRelay(Protocol):
         on_closed: OnClosed | None = None,
     ) -> UdpTunnel:
         """Open a tunnel."""
+        ...
+
+    async def start_tcp(self, target: Target) -> TcpTunnel:
+        """Open a TCP connection."""
         ...
 
     async def close(self) -> None:
@@ -145,6 +150,29 @@ class RelayLink:
             RelayTimeout: it said nothing in time.
             ConnectionLost: there is no connection, or it was lost in the middle.
         """
+        relay = await self._wait_for_room()
+        try:
+            return await relay.start_udp(target, on_batch=on_batch, on_closed=on_closed)
+        except RelayLeaving as error:
+            raise ConnectionLost(error.message, hint=error.hint) from error
+
+    async def open_tcp(self, target: Target) -> TcpTunnel:
+        """Open a TCP connection, after a wait as for :meth:`open_udp`.
+
+        Raises:
+            TunnelRefused: the relay said no, or could not reach the target.
+            RelayTimeout: it said nothing in time.
+            ConnectionLost: there is no connection, or it was lost in the middle.
+        """
+        relay = await self._wait_for_room()
+        try:
+            return await relay.start_tcp(target)
+        except RelayLeaving as error:
+            raise ConnectionLost(error.message, hint=error.hint) from error
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    async def _wait_for_room(self) -> LinkedRelay:
         try:
             async with asyncio.timeout(self._limits.open_timeout_s):
                 while (relay := self._roomiest()) is None:
@@ -153,12 +181,7 @@ class RelayLink:
                     await self._up.wait()
         except TimeoutError:
             raise ConnectionLost("there is no connection to the relay now") from None
-        try:
-            return await relay.start_udp(target, on_batch=on_batch, on_closed=on_closed)
-        except RelayLeaving as error:
-            raise ConnectionLost(error.message, hint=error.hint) from error
-
-    # -- parts -----------------------------------------------------------------------------------
+        return relay
 
     def _takes_tunnels(self, relay: LinkedRelay) -> bool:
         connection = relay.connection

@@ -18,6 +18,7 @@ from masque_relay.client.h3 import RelayConnection
 from masque_relay.client.limits import ClientLimits
 from masque_relay.client.liveness import Liveness, Pulse
 from masque_relay.client.sockets import bind_client_udp
+from masque_relay.client.tcp_tunnel import TcpTunnel
 from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.counters import QuicCounters
@@ -174,6 +175,10 @@ class RelayClient:
             on_batch=on_batch,
             on_closed=on_closed,
         )
+
+    async def start_tcp(self, target: Target) -> TcpTunnel:
+        """Open a TCP connection that the caller ends; see :meth:`RelayConnection.open_tcp`."""
+        return await self.connection.open_tcp(target, authorization=self._authorization)
 
     @asynccontextmanager
     async def open_udp(

@@ -1,0 +1,253 @@
+"""Owns TcpTunnel: one TCP connection through a relay, by classic CONNECT (RFC 9114 section 4.4)."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from masque_relay.client.byte_stream import READ_BYTES
+from masque_relay.client.errors import ClientError, RelayTimeout, TunnelClosed
+from masque_relay.client.limits import ClientLimits
+from masque_relay.client.refusal import Headers, next_hop_of, refusal_from, status_of
+from masque_relay.contract.address import Target
+from masque_relay.contract.verdict import EndReason
+from masque_relay.quic.application import H3Transport
+
+H3_NO_ERROR = 0x100  # RFC 9114 section 8.1
+H3_REQUEST_CANCELLED = 0x10C
+
+_NO_TCP_STATUSES = frozenset({404, 405, 501})
+_NO_TCP_HINT = "what answered proxies no TCP by CONNECT: an older relay, or none; check --relay"
+
+
+class TcpTunnel:
+    """Bytes to and from one target, through a relay; a ByteStream and a StreamHandler.
+
+    Made by :meth:`RelayClient.start_tcp`. Back-pressure goes both ways: the relay gets credit for
+    what :meth:`read` returned and nothing else, so that one stream window waits here at most; and
+    :meth:`write` waits while ``limits.stream_buffer_bytes`` are not acknowledged. Each direction
+    ends on its own.
+
+    Attributes:
+        target: what the tunnel leads to.
+        next_hop: the address that the relay connected to, if it said so (RFC 9209).
+        sent_bytes: handed to the connection.
+        received_bytes: read by our user.
+    """
+
+    def __init__(
+        self,
+        transport: H3Transport,
+        stream_id: int,
+        target: Target,
+        *,
+        limits: ClientLimits,
+        credential_sent: bool,
+        blocked: "set[TcpTunnel]",
+        forget: Callable[[int], None],
+    ) -> None:
+        """Take over a stream whose request has been sent.
+
+        Args:
+            transport: the HTTP/3 connection.
+            stream_id: of the request.
+            target: for messages.
+            limits: deadlines and the buffer.
+            credential_sent: decides the hint of a refusal.
+            blocked: where a tunnel stands while it waits for room; the connection calls
+                :meth:`writable` of those.
+            forget: called once, when the stream is over both ways.
+        """
+        self.target = target
+        self.next_hop: str | None = None
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        self._transport = transport
+        self._stream_id = stream_id
+        self._limits = limits
+        self._credential_sent = credential_sent
+        self._blocked = blocked
+        self._forget = forget
+        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._has_sent_end = False
+        self._has_received_end = False
+        self._broken: ClientError | None = None
+        self._queue: deque[bytes] = deque()
+        """What has arrived and was not read: at most one stream window, by the credit."""
+        self._readable = asyncio.Event()
+        self._room = asyncio.Event()
+
+    # -- for the user ----------------------------------------------------------------------------
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What has arrived and waits for :meth:`read`."""
+        return sum(map(len, self._queue))
+
+    async def read(self) -> bytes:
+        """Return what has arrived, waiting for something; empty once the target has ended.
+
+        Raises:
+            ClientError: the stream broke off; what had arrived before was returned first.
+        """
+        while not self._queue:
+            if self._has_received_end:
+                return b""
+            if self._broken is not None:
+                raise self._broken
+            self._readable.clear()
+            await self._readable.wait()
+        taken = [self._queue.popleft()]
+        size = len(taken[0])
+        while self._queue and size + len(self._queue[0]) <= READ_BYTES:
+            size += len(self._queue[0])
+            taken.append(self._queue.popleft())
+        self.received_bytes += size
+        self._transport.consume(self._stream_id, size)
+        return taken[0] if len(taken) == 1 else b"".join(taken)
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes; waits first while too many are not acknowledged.
+
+        Raises:
+            ClientError: the stream broke off, or our side of it is over.
+        """
+        while True:
+            if self._broken is not None:
+                raise self._broken
+            if self._has_sent_end:
+                raise TunnelClosed(EndReason.PEER_CLOSED, "our side of the tunnel is over")
+            if self._has_room():
+                break
+            self._blocked.add(self)
+            self._room.clear()
+            await self._room.wait()
+        if data:
+            self.sent_bytes += len(data)
+            self._transport.send_data(self._stream_id, data, end_stream=False)
+
+    def write_eof(self) -> None:
+        """End our direction; the target sees the end of its input. Idempotent."""
+        if self._broken is None and not self._has_sent_end:
+            self._has_sent_end = True
+            self._transport.send_data(self._stream_id, b"", end_stream=True)
+            self._forget_if_over()
+
+    def abort(self) -> None:
+        """Give both directions up, so that the relay resets its connection to the target."""
+        if self._broken is None and not self._is_over:
+            self._transport.reset(self._stream_id, H3_REQUEST_CANCELLED)
+        self._break(TunnelClosed(EndReason.PEER_CLOSED, "the tunnel was closed by its user"))
+
+    # -- for RelayConnection: how a tunnel opens -------------------------------------------------
+
+    async def wait_open(self) -> None:
+        """Wait for the relay's answer.
+
+        Raises:
+            TunnelRefused: the answer was not 2xx.
+            RelayTimeout: no answer within ``limits.open_timeout_s``.
+            ClientError: the connection or the stream ended before.
+        """
+        try:
+            async with asyncio.timeout(self._limits.open_timeout_s):
+                await asyncio.shield(self._opened)
+        except TimeoutError:
+            self.abort()
+            raise RelayTimeout(
+                f"the relay did not answer the request for {self.target} within "
+                f"{self._limits.open_timeout_s:g} s",
+                hint="the relay or its resolver may be overloaded; try again",
+            ) from None
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+
+    def writable(self) -> None:
+        """Acknowledgements arrived: go on writing if that made room."""
+        if self._has_room():
+            self._blocked.discard(self)
+            self._room.set()
+
+    # -- StreamHandler ---------------------------------------------------------------------------
+
+    def headers_received(self, headers: Headers, *, end_stream: bool) -> None:
+        """Take the response; what comes after it is no header (RFC 9114 section 4.4)."""
+        if not self._opened.done():
+            self._answered(headers)
+        if end_stream:
+            self._receive_end()
+
+    def data_received(self, data: bytes, *, end_stream: bool) -> None:
+        """Keep bytes until they are read."""
+        if self._broken is not None or not self._opened.done():
+            self._transport.consume(self._stream_id, len(data))
+        elif data:
+            self._queue.append(data)
+            self._readable.set()
+        if end_stream:
+            self._receive_end()
+
+    def datagrams_received(self, payloads: Sequence[bytes]) -> None:
+        """RFC 9297 section 2: classic CONNECT knows no datagrams; they mean nothing here."""
+
+    def reset_received(self, detail: str) -> None:
+        """The target, or the relay, broke the stream off."""
+        if self._broken is None and not self._has_sent_end:
+            self._transport.reset(self._stream_id, H3_NO_ERROR)
+        self._break(TunnelClosed(EndReason.PEER_RESET, f"the relay ended the connection: {detail}"))
+
+    def connection_lost(self, error: ClientError) -> None:
+        """The connection to the relay is over, and the tunnel with it."""
+        self._break(error)
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    @property
+    def _is_over(self) -> bool:
+        return self._has_sent_end and self._has_received_end
+
+    def _has_room(self) -> bool:
+        unsent_bytes = self._transport.unsent_bytes(self._stream_id)
+        return unsent_bytes < self._limits.stream_buffer_bytes
+
+    def _answered(self, headers: Headers) -> None:
+        status = status_of(headers)
+        if status is not None and 100 <= status < 200:
+            return  # RFC 9110 section 15.2: interim
+        if status is not None and 200 <= status < 300:
+            self.next_hop = next_hop_of(headers)
+            self._opened.set_result(None)
+            return
+        refusal = refusal_from(
+            status or 0, headers, self.target, credential_sent=self._credential_sent
+        )
+        if status in _NO_TCP_STATUSES:
+            refusal.hint = _NO_TCP_HINT
+        self._transport.reset(self._stream_id, H3_NO_ERROR)
+        self._break(refusal)
+
+    def _receive_end(self) -> None:
+        self._has_received_end = True
+        self._readable.set()
+        if not self._opened.done():
+            self._transport.reset(self._stream_id, H3_NO_ERROR)
+            self._break(TunnelClosed(EndReason.PROTOCOL_ERROR, "the relay ended without an answer"))
+        self._forget_if_over()
+
+    def _forget_if_over(self) -> None:
+        if self._is_over:
+            self._blocked.discard(self)
+            self._forget(self._stream_id)
+
+    def _break(self, error: ClientError) -> None:
+        """End both directions, and tell whoever waits; the first reason counts."""
+        if self._broken is not None:
+            return
+        self._broken = error
+        if not self._opened.done():
+            self._opened.set_exception(error)
+            self._opened.exception()  # nobody may be waiting any more; that is no error
+        self._blocked.discard(self)
+        self._room.set()
+        self._readable.set()
+        self._forget(self._stream_id)
