@@ -168,10 +168,10 @@ class H1Session:
             fields = [field for field in fields if field[0] not in {b"connection", b"upgrade"}]
             self._send(h11.InformationalResponse(status_code=101, headers=switch + fields))
             return
-        self._send(h11.Response(status_code=status, headers=self._final_fields(fields)))
-        if self._is_tunnel and not self._opens_tunnel(status):
+        if self._is_tunnel and status >= 300:
             self._phase = _Phase.OVER
             self._must_close = True
+        self._send(h11.Response(status_code=status, headers=self._final_fields(fields)))
         if end_stream:
             self.send_data(stream_id, b"", end_stream=True)
 
@@ -327,15 +327,12 @@ class H1Session:
             and (self._phase is not _Phase.OVER or self._must_close)
         )
 
-    def _opens_tunnel(self, status: int) -> bool:
-        return self._is_tunnel and status < 300
-
     def _final_fields(self, fields: Headers) -> Headers:
         """Add what the connection has to say."""
         names = {name for name, _ in fields}
         if self._alt_svc is not None and b"alt-svc" not in names:
             fields = [*fields, (b"alt-svc", self._alt_svc)]
-        if (self._must_close or self._is_tunnel) and b"connection" not in names:
+        if self._must_close and b"connection" not in names:
             fields = [*fields, (b"connection", b"close")]
         return fields
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import h2.config
 import h2.connection
+import h2.errors
 import h2.events
-import h2.settings
+from hyperframe.frame import Frame, GoAwayFrame
 
 from masque_relay.contract.address import Endpoint
 from masque_relay.quic.application import Headers
@@ -25,11 +26,23 @@ def client_context(ca_pem: bytes, *alpn: str) -> ssl.SSLContext:
     return context
 
 
+class _ClientH2(h2.connection.H2Connection):
+    """Goes on after GOAWAY, as RFC 9113 section 6.8 says; h2 itself does not."""
+
+    def _receive_goaway_frame(
+        self, frame: GoAwayFrame
+    ) -> tuple[list[Frame], list[h2.events.Event]]:
+        event = h2.events.ConnectionTerminated()
+        event.error_code = h2.errors.ErrorCodes(frame.error_code)
+        event.last_stream_id = frame.last_stream_id
+        return [], [event]
+
+
 class H2Client(asyncio.Protocol):
     """Records what comes back, by stream; its own header checks are off."""
 
     def __init__(self) -> None:
-        self.h2 = h2.connection.H2Connection(
+        self.h2 = _ClientH2(
             h2.config.H2Configuration(
                 client_side=True,
                 header_encoding=None,

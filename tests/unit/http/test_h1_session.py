@@ -267,6 +267,21 @@ class TestUpgrade:
             assert rig.wire.is_closed
             assert len(app.scopes) == 1
 
+    async def test_accepted_classic_connect_is_a_byte_stream(self) -> None:
+        async with tcp_rig(app := Tunnels()) as rig:
+            session = rig.h1()
+            app.may_read.set()
+            answer = await exchange(
+                rig, session, b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\nhi"
+            )
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b"connection: close" not in answer
+            assert b"transfer-encoding" not in answer
+            await app.sends[0]({"type": "http.response.body", "body": b"down", "more_body": True})
+
+            assert rig.wire.take() == b"down"
+            assert [message["body"] for message in app.received[0]] == [b"hi"]
+
     async def test_datagrams_for_a_full_socket_are_dropped_and_counted(self) -> None:
         limits = HttpLimits(capsule_backlog_bytes=5_000)
         async with tcp_rig(app := Tunnels(), limits=limits) as rig:
