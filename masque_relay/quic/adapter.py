@@ -4,8 +4,7 @@ An endpoint feeds it batches of packets and takes batches back; the application 
 ALPN once the handshake is complete, sees :class:`masque_relay.quic.application.QuicTransport`.
 Nothing here knows a socket, a task or a clock: time comes in as ``now`` (seconds, monotonic).
 
-``receive_packets`` and ``packets_to_send`` see whole batches: that is the seam for a fast path for
-1-RTT packets of one DATAGRAM frame each; everything else stays with aioquic.
+Batches go down whole: the connection below may take the fast path (``fastpath.py``) with them.
 """
 
 import logging
@@ -219,7 +218,7 @@ class QuicAdapter:
 
     @property
     def uses_fast_path(self) -> bool:
-        """Whether packets of datagrams go past aioquic; asked once the handshake is complete."""
+        """Whether datagrams go past aioquic; asked once the handshake is complete."""
         return self._connection.uses_fast_path
 
     @property
