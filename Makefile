@@ -63,6 +63,7 @@ docs: setup ## write the generated reference pages anew
 	$(BIN)/python -m masque_relay.cli.reference >docs/reference/cli.md
 	$(BIN)/ghostctl relay config-reference >docs/reference/config.md
 	$(BIN)/python -m masque_relay.control.metrics >docs/reference/metrics.md
+	$(BIN)/python -m tests.conformance >docs/reference/conformance.md
 
 package: setup ## build the wheel and try it in an empty environment
 	rm -rf dist

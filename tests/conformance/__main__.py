@@ -18,6 +18,8 @@ TITLES = {
     "RFC 9000": "QUIC, as far as a relay can break it above its QUIC library",
     "RFC 9001": "TLS in QUIC",
     "RFC 9110": "HTTP semantics",
+    "RFC 9112": "HTTP/1.1",
+    "RFC 9113": "HTTP/2",
     "RFC 9114": "HTTP/3",
     "RFC 9204": "QPACK",
     "RFC 9209": "Proxy-Status",
@@ -25,6 +27,7 @@ TITLES = {
     "RFC 9221": "QUIC datagrams",
     "RFC 9297": "HTTP Datagrams and the capsule protocol",
     "RFC 9298": "CONNECT-UDP",
+    "RFC 9931": "optimistic data and HTTP/1.1 Upgrade",
 }
 
 HEAD = """\

@@ -94,9 +94,4 @@ NOT_APPLICABLE = (
         "context IDs are registered and never reused",
         "no extension that registers contexts is implemented; only context 0 is ever sent",
     ),
-    NotApplicable(
-        "RFC 9931", "3",
-        "no optimistic data after an HTTP/1.1 Upgrade; a refused one closes the connection",
-        "tunnels over HTTP/1.1 are later work",
-    ),
 )  # fmt: skip

@@ -34,6 +34,9 @@ class TestForms:
         ]
         assert not parsed.is_tunnel
 
+    @pytest.mark.clause(
+        "RFC 9112", "3.2.2", "MUST", "take the host of an absolute-form target instead of Host"
+    )
     @pytest.mark.parametrize(
         ("target", "path"),
         [
@@ -72,6 +75,9 @@ class TestForms:
 class TestUpgrade:
     """RFC 9298 section 3.2."""
 
+    @pytest.mark.clause(
+        "RFC 9298", "3.2", "MUST", "take GET with Upgrade: connect-udp for a tunnel"
+    )
     @pytest.mark.parametrize("target", [PATH, f"https://relay.example:4433{PATH}"])
     def test_connect_udp(self, target: str) -> None:
         parsed = parse(
@@ -153,6 +159,9 @@ SMUGGLING = {
 class TestRefused:
     """RFC 9112 section 11.2: whatever two parsers could read differently."""
 
+    @pytest.mark.clause(
+        "RFC 9112", "11.2", "MUST", "refuse what two parsers could read differently"
+    )
     @pytest.mark.parametrize("lines", SMUGGLING.values(), ids=SMUGGLING)
     def test_ambiguous_or_malformed_head(self, lines: tuple[str, ...]) -> None:
         with pytest.raises(WireError, match="RFC 9112"):

@@ -60,6 +60,9 @@ class Tunnels:
 
 
 class TestRequests:
+    @pytest.mark.clause(
+        "RFC 8441", "3", "MUST", "announce SETTINGS_ENABLE_CONNECT_PROTOCOL over HTTP/2"
+    )
     async def test_settings_allow_extended_connect_and_bound_the_rest(self) -> None:
         async with tcp_rig(hello) as rig:
             peer = rig.h2()
@@ -165,6 +168,9 @@ MALFORMED: dict[str, Headers] = {
 class TestMalformed:
     """RFC 9113 section 8.1.1: a stream error, and nothing else."""
 
+    @pytest.mark.clause(
+        "RFC 9113", "8.1.1", "MUST", "reset the stream of a malformed message with PROTOCOL_ERROR"
+    )
     @pytest.mark.parametrize("head", MALFORMED.values(), ids=MALFORMED)
     async def test_malformed_request_is_reset_and_its_neighbour_is_answered(
         self, head: Headers
@@ -179,6 +185,9 @@ class TestMalformed:
             assert peer.goaway is None
             assert rig.http.requests_malformed == 1
 
+    @pytest.mark.clause(
+        "RFC 9113", "8.1.1", "MUST", "reset the stream of a malformed message with PROTOCOL_ERROR"
+    )
     @pytest.mark.parametrize("body", [b"", b"longer"])
     async def test_body_that_differs_from_content_length(self, body: bytes) -> None:
         async with tcp_rig(hello) as rig:
