@@ -70,10 +70,10 @@ class HttpsListen(StrEnum):
 
 
 def _https_address(value: object) -> Endpoint | HttpsListen:
-    if value in {word.value for word in HttpsListen}:
-        return HttpsListen(str(value))
     if not isinstance(value, str):
         raise ValueError('must be a string such as [::]:443, "auto" or "off"')
+    if value in set(HttpsListen):
+        return HttpsListen(value)
     return parse_listen_address(value)
 
 

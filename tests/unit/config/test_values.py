@@ -4,9 +4,11 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
 from masque_relay.admin.address import UnixSocket
-from masque_relay.config import parse_admin_address, parse_listen_address
+from masque_relay.config import HttpsListen, parse_admin_address, parse_listen_address
+from masque_relay.config.values import HttpsAddress
 from masque_relay.contract.address import Endpoint
 
 
@@ -33,3 +35,20 @@ def test_an_admin_address_may_be_a_unix_socket() -> None:
     assert parse_admin_address("127.0.0.1:1") == Endpoint(address=ip_address("127.0.0.1"), port=1)
     with pytest.raises(ValueError, match="is not ADDRESS:PORT"):
         parse_admin_address("unix:")
+
+
+class _Https(BaseModel):
+    https: HttpsAddress
+
+
+@pytest.mark.parametrize("text", ["auto", "off", "[::]:443", "127.0.0.1:0"])
+def test_the_tcp_address_may_be_a_word(text: str) -> None:
+    read = _Https.model_validate({"https": text}).https
+    assert isinstance(read, HttpsListen) == (text in {"auto", "off"})
+    assert str(read) == text
+
+
+@pytest.mark.parametrize("value", ["on", "AUTO", "", 443, None, ["auto"]])
+def test_any_other_word_is_refused(value: object) -> None:
+    with pytest.raises(ValidationError, match=r"such as|must be a string"):
+        _Https.model_validate({"https": value})

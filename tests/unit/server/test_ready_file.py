@@ -60,3 +60,15 @@ def test_both_files_go_away_and_missing_ones_are_fine(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent/ready\.json: the ready file can't be written"):
         write(RelayFiles(ready_file=tmp_path / "absent" / "ready.json"))
+
+
+def test_it_names_the_tcp_address_where_there_is_one(tmp_path: Path) -> None:
+    files = RelayFiles(ready_file=tmp_path / "ready.json")
+    write_ready_files(
+        files,
+        h3="127.0.0.1:1",
+        admin="http://127.0.0.1:2",
+        admin_token_file="/t",
+        https="127.0.0.1:3",
+    )
+    assert json.loads((tmp_path / "ready.json").read_text())["https"] == "127.0.0.1:3"
