@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 Address = tuple[str, int]
 
 SAMPLE_BYTES = 16
+SLOW_RUN_MASK = 7
+"""After two packets in a row that were aioquic's (busy streams), only two of every eight are tried:
+an attempt that comes to nothing costs 4 us, a fifth of what aioquic takes."""
 _MAX_PACKET_NUMBER_BYTES = 4
 _SHORT_HEADER_MASK = 0xC0
 _SHORT_HEADER = 0x40
@@ -55,6 +58,8 @@ class FastReceiveConnection(AckPolicyConnection):
     _space: "QuicPacketSpace"
     _first_fast_packet: int = 0
     """Every packet from this number on was built by the fast path: datagrams, ACKs."""
+    _slow_run: int = 0
+    """How many packets in a row were aioquic's."""
     _is_rate_new: bool = False
     """An ACK has set the pacing rate; the next flush takes notice."""
     _last_cid: bytes = b""
@@ -76,13 +81,17 @@ class FastReceiveConnection(AckPolicyConnection):
         masks: bytes | None = None
         index, count = 0, len(packets)
         while index < count:
-            if self._opens_fast(source):
+            if self._slow_run & SLOW_RUN_MASK > 1:
+                self._slow_run += 1
+            elif self._opens_fast(source):
                 if masks is None:
                     masks = self._header_masks(packets)
                 if masks:
-                    index = self._open_packets(packets, masks, index, now)
+                    start, index = index, self._open_packets(packets, masks, index, now)
                     if index == count:
+                        self._slow_run = 0
                         return
+                    self._slow_run = 1 if index > start else self._slow_run + 1
             self._receive_one(packets[index], source, now)
             index += 1
 
