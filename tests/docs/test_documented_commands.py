@@ -1,8 +1,11 @@
 """Owns the proof that every command in README.md and docs/ does what the page says."""
 
+import fcntl
 import shutil
 import socket
 import sys
+import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -28,8 +31,19 @@ def busy_port() -> int | None:
     return None
 
 
-@pytest.mark.xdist_group("fixed-ports")
-@pytest.mark.timeout(240)
+@pytest.fixture
+def fixed_ports() -> Generator[None]:
+    """Let one page at a time have the ports, on the whole machine.
+
+    Not xdist's groups: xdist 3.8 writes a name that pytest 9.2 no longer reads, and spreads them.
+    """
+    with (Path(tempfile.gettempdir()) / "ghostwire-documented-ports.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.mark.usefixtures("fixed_ports")
+@pytest.mark.timeout(480)
 @pytest.mark.parametrize(
     "page", PAGES_WITH_COMMANDS, ids=[p.relative_to(ROOT).as_posix() for p in PAGES_WITH_COMMANDS]
 )
