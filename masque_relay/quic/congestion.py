@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from aioquic.quic.congestion.base import register_congestion_control
+from aioquic.quic.congestion.base import QuicCongestionControl, register_congestion_control
 from aioquic.quic.congestion.cubic import CubicCongestionControl
 from aioquic.quic.congestion.reno import RenoCongestionControl
 from aioquic.quic.packet_builder import QuicSentPacket
@@ -17,42 +17,31 @@ MAX_BURST_PACKETS = 64
 """One GSO send (UDP_MAX_SEGMENTS)."""
 
 
-class SeesSizes:
-    """A congestion controller that counts loss events of large packets since one of them passed."""
+class SeesSizes(QuicCongestionControl):
+    """Stands before a congestion controller and watches what becomes of large packets."""
 
     large_loss_events: int = 0
+    """Loss events with large packets since one of them passed."""
+
+    def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
+        """See that the path takes the size."""
+        if packet.sent_bytes > BASE_DATAGRAM_BYTES:
+            self.large_loss_events = 0
+        super().on_packet_acked(now=now, packet=packet)  # type: ignore[safe-super]  # a controller follows
+
+    def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
+        """See whether large packets were among them."""
+        packets = list(packets)
+        self.large_loss_events += any(p.sent_bytes > BASE_DATAGRAM_BYTES for p in packets)
+        super().on_packets_lost(now=now, packets=packets)  # type: ignore[safe-super]  # as above
 
 
 class RelayReno(SeesSizes, RenoCongestionControl):
     """NewReno (RFC 9002 section 7)."""
 
-    def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
-        """See that the path takes the size."""
-        if packet.sent_bytes > BASE_DATAGRAM_BYTES:
-            self.large_loss_events = 0
-        super().on_packet_acked(now=now, packet=packet)
-
-    def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
-        """See whether large packets were among them."""
-        packets = list(packets)
-        self.large_loss_events += any(p.sent_bytes > BASE_DATAGRAM_BYTES for p in packets)
-        super().on_packets_lost(now=now, packets=packets)
-
 
 class RelayCubic(SeesSizes, CubicCongestionControl):
     """CUBIC (RFC 9438)."""
-
-    def on_packet_acked(self, *, now: float, packet: QuicSentPacket) -> None:
-        """See that the path takes the size."""
-        if packet.sent_bytes > BASE_DATAGRAM_BYTES:
-            self.large_loss_events = 0
-        super().on_packet_acked(now=now, packet=packet)
-
-    def on_packets_lost(self, *, now: float, packets: Iterable[QuicSentPacket]) -> None:
-        """See whether large packets were among them."""
-        packets = list(packets)
-        self.large_loss_events += any(p.sent_bytes > BASE_DATAGRAM_BYTES for p in packets)
-        super().on_packets_lost(now=now, packets=packets)
 
 
 class RelayPacer(QuicPacketPacer):
