@@ -62,7 +62,7 @@ NOT_APPLICABLE = (
     NotApplicable(
         "RFC 9220", "3",
         "TCP FIN and RST map to the end or the reset of the stream",
-        "no tunnel of this version carries TCP",
+        "tunnels that carry TCP are not part of this page yet",
     ),
     NotApplicable(
         "RFC 9221", "3",

@@ -3,7 +3,7 @@
 import pytest
 from aioquic.buffer import encode_uint_var
 from aioquic.h3.connection import ErrorCode, encode_frame
-from aioquic.quic.events import StreamDataReceived
+from aioquic.quic.events import StreamDataReceived, StreamReset
 
 from masque_relay.quic.application import Headers
 from tests.support.aioquic_relays import Attacker, OurRelay
@@ -234,5 +234,5 @@ def test_section_4_1_an_empty_request_stream_is_reset() -> None:
     attacker.quic.send_stream_data(REQUEST_STREAM, b"", end_stream=True)
     attacker.settle()
     assert not attacker.is_closed
-    codes = [e.error_code for e in attacker.events if type(e).__name__ == "StreamReset"]
+    codes = [e.error_code for e in attacker.events if isinstance(e, StreamReset)]
     assert codes == [ErrorCode.H3_REQUEST_INCOMPLETE]

@@ -76,6 +76,12 @@ methods = ["connect-udp"]
 targets = ["*:*"]
 """
 
+LIMITED_POLICY = POLICY.replace(
+    f'targets = ["{ECHO_HOST}/32:*"]',
+    f'targets = ["{ECHO_HOST}/32:*"]\nlimits = {{ %s }}',
+)
+"""POLICY with limits for tunnels to ECHO_HOST, to be filled in: ``% "idle_timeout_s = 1"``."""
+
 NAMES: Mapping[str, Sequence[str]] = {
     "echo.test": [ECHO_HOST],
     "metadata.test": ["169.254.169.254"],
@@ -321,6 +327,13 @@ def server_context(site: SiteCertificate) -> ssl.SSLContext:
         names=frozenset({"localhost"}),
     )
     return build_server_context([files])
+
+
+async def audit_end(relay: InProcessRelay) -> Mapping[str, object]:
+    """Wait for the record of the one tunnel that ended."""
+    await relay.audit.until(relay.audit.ends)
+    (record,) = relay.audit.ends()
+    return record
 
 
 @asynccontextmanager

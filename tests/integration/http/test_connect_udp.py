@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,23 +11,12 @@ from masque_relay.http.limits import HttpLimits
 from masque_relay.wire.capsule import CapsuleDecoder, encode_capsule
 from tests.support.relay import (
     ECHO_HOST,
+    LIMITED_POLICY,
     POLICY,
-    InProcessRelay,
+    audit_end,
     running_relay,
     udp_echo,
 )
-
-LIMITED_POLICY = POLICY.replace(
-    f'targets = ["{ECHO_HOST}/32:*"]',
-    f'targets = ["{ECHO_HOST}/32:*"]\nlimits = {{ %s }}',
-)
-
-
-async def audit_end(relay: InProcessRelay) -> Mapping[str, object]:
-    """Wait for the record of the one tunnel that ended."""
-    await relay.audit.until(relay.audit.ends)
-    (record,) = relay.audit.ends()
-    return record
 
 
 class TestTunnel:

@@ -2,7 +2,6 @@
 
 import asyncio
 import socket
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -12,20 +11,15 @@ from masque_relay.contract.verdict import EndReason
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.tcp_limits import TcpLimits
 from masque_relay.wire.capsule import encode_capsule
-from tests.support.relay import ECHO_HOST, POLICY, InProcessRelay, running_relay, udp_echo
-from tests.support.tcp_clients import H1Client, H1Response, H2Client, upgrade_request
-
-LIMITED_POLICY = POLICY.replace(
-    f'targets = ["{ECHO_HOST}/32:*"]',
-    f'targets = ["{ECHO_HOST}/32:*"]\nlimits = {{ %s }}',
+from tests.support.relay import (
+    ECHO_HOST,
+    LIMITED_POLICY,
+    InProcessRelay,
+    audit_end,
+    running_relay,
+    udp_echo,
 )
-
-
-async def audit_end(relay: InProcessRelay) -> Mapping[str, object]:
-    """Wait for the record of the one tunnel that ended."""
-    await relay.audit.until(relay.audit.ends)
-    (record,) = relay.audit.ends()
-    return record
+from tests.support.tcp_clients import H1Client, H1Response, H2Client, upgrade_request
 
 
 async def h2(relay: InProcessRelay) -> H2Client:
