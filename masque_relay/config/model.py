@@ -150,6 +150,8 @@ class EgressSection(Section):
     """Source address of flows to IPv4 targets; without it the routing table chooses."""
     ipv6: IPv6Address | None = None
     """Source address of flows to IPv6 targets."""
+    allow_own_addresses: bool = False
+    """Whether tunnels may lead to public addresses of the relay's own host, behind its firewall."""
     limits: FlowLimits = FlowLimits()
     """Buffers and offloads of each socket."""
 

@@ -15,6 +15,8 @@ class FlowFault(StrEnum):
     DESTINATION_UNAVAILABLE = "destination_unavailable"
     """Host or network unreachable, as ICMP or the routing table said."""
     DESTINATION_IP_UNROUTABLE = "destination_ip_unroutable"
+    DESTINATION_IP_PROHIBITED = "destination_ip_prohibited"
+    """The relay's own host under a public address."""
     CONNECTION_REFUSED = "connection_refused"
     """ICMP port unreachable for UDP."""
     CONNECTION_TIMEOUT = "connection_timeout"

@@ -9,6 +9,7 @@ from masque_relay.contract.flow import ByteSink, DatagramSink, FlowError
 from masque_relay.contract.lease import Lease
 from masque_relay.dataplane.limits import FlowLimits, ResolverLimits
 from masque_relay.dataplane.offload import RECEIVE_BYTES
+from masque_relay.dataplane.own_address import not_own
 from masque_relay.dataplane.resolver import FamilyPreference, Resolver
 from masque_relay.dataplane.tcp_connect import connect_first
 from masque_relay.dataplane.tcp_flow import SocketTcpFlow
@@ -18,7 +19,7 @@ from masque_relay.dataplane.udp_flow import ConnectedUdpFlow
 class InprocDataplane:
     """A contract.ports.Dataplane whose sockets live in this process's event loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all by keyword, from one place
         self,
         *,
         flow_limits: FlowLimits | None = None,
@@ -28,6 +29,7 @@ class InprocDataplane:
         preference: FamilyPreference = FamilyPreference.IPV6_FIRST,
         pins: Mapping[str, Sequence[IPAddress]] | None = None,
         egress_addresses: Sequence[IPAddress] = (),
+        allow_own_addresses: bool = False,
     ) -> None:
         """Make a data plane; needs a running loop. :meth:`close` frees it.
 
@@ -40,6 +42,7 @@ class InprocDataplane:
             pins: addresses of names that are never looked up.
             egress_addresses: the source address of flows, at most one of each family; a family
                 without one leaves it to the routing table.
+            allow_own_addresses: whether flows may lead to a public address of this very host.
 
         Raises:
             ValueError: a nameserver is not an address with an optional port.
@@ -48,6 +51,7 @@ class InprocDataplane:
         """Read when metrics are scraped."""
         self._loop = asyncio.get_running_loop()
         self._flow_limits = flow_limits or FlowLimits()
+        self._allow_own_addresses = allow_own_addresses
         self._egress_by_version: dict[int, IPAddress] = {
             address.version: address for address in egress_addresses
         }
@@ -79,9 +83,11 @@ class InprocDataplane:
         """Open a UDP socket, connected to exactly that endpoint, and start to feed the sink.
 
         Raises:
-            FlowError: the kernel refused (unroutable, no resources).
+            FlowError: the kernel refused (unroutable, no resources), or the endpoint is this host.
         """
         del lease  # holding one is the permission; its meters are the tunnel's business
+        if not self._allow_own_addresses:
+            not_own([endpoint])
         return ConnectedUdpFlow.open(
             endpoint,
             sink,
@@ -100,9 +106,11 @@ class InprocDataplane:
         The flow begins paused.
 
         Raises:
-            FlowError: none answered in time.
+            FlowError: none answered in time, or all of them are this host.
         """
         del lease  # as above
+        if not self._allow_own_addresses:
+            endpoints = not_own(endpoints)
         try:
             connected = await connect_first(
                 endpoints, timeout_s=timeout_s, egress_by_version=self._egress_by_version

@@ -169,7 +169,7 @@ def _deny_answer(reason: DenyReason) -> tuple[int, str, str]:  # noqa: PLR0911  
             assert_never(reason)
 
 
-def _fault_answer(fault: FlowFault) -> tuple[int, str, str]:  # noqa: PLR0911  (one per member)
+def _fault_answer(fault: FlowFault) -> tuple[int, str, str]:  # noqa: C901, PLR0911  (one per member)
     """Status, RFC 9209 error type, explanation."""
     match fault:
         case FlowFault.DNS_ERROR:
@@ -182,6 +182,8 @@ def _fault_answer(fault: FlowFault) -> tuple[int, str, str]:  # noqa: PLR0911  (
             return 502, "destination_unavailable", "the target cannot be reached"
         case FlowFault.DESTINATION_IP_UNROUTABLE:
             return 502, "destination_ip_unroutable", "the relay has no route to the target"
+        case FlowFault.DESTINATION_IP_PROHIBITED:
+            return _deny_answer(DenyReason.ADDRESS_PROHIBITED)
         case FlowFault.CONNECTION_REFUSED:
             return 502, "connection_refused", "the target refused"
         case FlowFault.CONNECTION_TIMEOUT:

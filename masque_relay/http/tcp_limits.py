@@ -8,7 +8,8 @@ class TcpLimits:
     """What the TCP listener and each of its connections may use."""
 
     max_connections: int = 10_000
-    """About 60 KiB each when idle, most of it OpenSSL's: bounds the process near 600 MB."""
+    """About 300 KiB each when idle, most of it asyncio's and OpenSSL's buffers: bounds the process
+    near 3 GB. Lower it where memory is scarce."""
     max_half_open: int = 1_000
     """TLS handshakes that are not complete; each costs about 1 ms of CPU."""
     max_connections_per_source: int = 256

@@ -198,6 +198,7 @@ def _open_dataplane(config: RelayConfig, counters: Counters) -> InprocDataplane:
                 for address in (config.egress.ipv4, config.egress.ipv6)
                 if address is not None
             ],
+            allow_own_addresses=config.egress.allow_own_addresses,
         )
     except ValueError as error:
         raise ConfigError([Problem(key_path="dns.servers", detail=str(error))]) from error

@@ -36,6 +36,7 @@ ANSWER_OF_FAULT = {
     FlowFault.DNS_TIMEOUT: (504, "dns_timeout"),
     FlowFault.DESTINATION_UNAVAILABLE: (502, "destination_unavailable"),
     FlowFault.DESTINATION_IP_UNROUTABLE: (502, "destination_ip_unroutable"),
+    FlowFault.DESTINATION_IP_PROHIBITED: (403, "destination_ip_prohibited"),
     FlowFault.CONNECTION_REFUSED: (502, "connection_refused"),
     FlowFault.CONNECTION_TIMEOUT: (504, "connection_timeout"),
     FlowFault.CONNECTION_TERMINATED: (502, "connection_terminated"),
