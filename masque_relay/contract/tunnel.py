@@ -7,7 +7,7 @@ from masque_relay.contract.verdict import EndReason
 
 
 class Carrier(Protocol):
-    """One tunnel's way to its client: an HTTP/3 stream today, HTTP/2 and HTTP/1.1 streams later.
+    """One tunnel's way to its client: a stream of any HTTP version.
 
     A carrier picks QUIC datagrams or DATAGRAM capsules by itself; the session never knows.
     """
