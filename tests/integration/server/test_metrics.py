@@ -52,6 +52,7 @@ MOVED_ELSEWHERE = {
     "http.responses_5xx": "tests/unit/http/test_h3_stream.py",
     "http.application_errors": "tests/unit/http/test_splice.py",
     "http.early_datagrams_dropped": "tests/unit/http/test_h3_connection.py",
+    "http.unread_datagrams_dropped": "tests/unit/http/test_inbox.py",
     "http.capsule_datagrams_dropped": "tests/unit/http/test_carrier.py",
     "tunnel.oversize_uplink_dropped": "tests/unit/tunnels/test_connect_udp.py",
     "tunnel.oversize_downlink_dropped": "tests/unit/tunnels/test_connect_udp.py",
