@@ -60,8 +60,8 @@ class FastReceiveConnection(AckPolicyConnection):
     """Every packet from this number on was built by the fast path: datagrams, ACKs."""
     _slow_run: int = 0
     """How many packets in a row were aioquic's."""
-    _is_rate_new: bool = False
-    """An ACK has set the pacing rate; the next flush takes notice."""
+    _is_pacer_due: bool = False
+    """Something else than datagrams came: aioquic would look at its pacer in the next flush."""
     _last_cid: bytes = b""
     """Client only: by which of its IDs the server came last; compared with first."""
 
@@ -195,7 +195,8 @@ class FastReceiveConnection(AckPolicyConnection):
                 found = _read_frames(plain, self._packet_number)
                 if found is None:
                     break
-                frames, is_run_eliciting = found
+                frames, is_run_eliciting, is_mixed = found
+                self._is_pacer_due = self._is_pacer_due or is_mixed
             opened += 1
             if number > expected:
                 expected = number + 1
@@ -274,20 +275,20 @@ class FastReceiveConnection(AckPolicyConnection):
                 or self._path_mtu.next_probe_bytes(now) is not None
             ):
                 self._is_stirred = True
-            self._is_rate_new = True
 
 
-def _read_frames(plain: bytes, next_packet_number: int) -> tuple[_Frames, bool] | None:
-    """Return what a packet holds and whether it is ack-eliciting; None: it is aioquic's.
+def _read_frames(plain: bytes, next_packet_number: int) -> tuple[_Frames, bool, bool] | None:
+    """Return what a packet holds; None: it is aioquic's.
 
-    That is so for other frames, for frame types not in their shortest form, and for all with which
-    the connection is going to end: anything malformed, nothing at all, an ACK of what we have not
-    sent.
+    Beside it: whether the packet is ack-eliciting, and whether it holds anything but DATAGRAM frames
+    with a length. A packet is aioquic's for other frames, for frame types not in their shortest form,
+    and for all with which the connection is going to end: anything malformed, nothing at all, an ACK
+    of what we have not sent.
     """
     if not plain:
         return None
     frames: _Frames = []
-    is_eliciting = False
+    is_eliciting = is_mixed = False
     buffer = Buffer(data=plain)
     try:
         while not buffer.eof():
@@ -295,7 +296,9 @@ def _read_frames(plain: bytes, next_packet_number: int) -> tuple[_Frames, bool] 
             if kind == QuicFrameType.DATAGRAM_WITH_LENGTH:
                 frames.append(buffer.pull_bytes(buffer.pull_uint_var()))
                 is_eliciting = True
-            elif kind == QuicFrameType.ACK:
+                continue
+            is_mixed = True
+            if kind == QuicFrameType.ACK:
                 ranges, delay = pull_ack_frame(buffer)
                 if ranges.bounds().stop > next_packet_number:
                     return None
@@ -313,4 +316,4 @@ def _read_frames(plain: bytes, next_packet_number: int) -> tuple[_Frames, bool] 
                 return None
     except (ValueError, AssertionError):
         return None  # aioquic says what is wrong with it
-    return frames, is_eliciting
+    return frames, is_eliciting, is_mixed

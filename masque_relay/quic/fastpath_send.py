@@ -73,14 +73,15 @@ class FastSendConnection(FastReceiveConnection):
 
     def flush(self, now: float) -> list[tuple[bytes, Address]]:
         """Return the packets that may go now, each with its destination."""
-        if self._is_rate_new:
-            # As aioquic does it at every flush: what was saved up counts by the rate of its time.
-            self._is_rate_new = False
-            fastpath_private.pacer(self._loss).update_bucket(now=now)
         if self._datagrams_pending or self._is_ack_due(now):
             packets = self._flush_fast(now)
             if packets is not None:
+                self._is_pacer_due = False
                 return packets
+        elif self._is_pacer_due and not self._is_stirred:
+            # As aioquic does it in every flush: what was saved up counts by the rate of its time.
+            fastpath_private.pacer(self._loss).update_bucket(now=now)
+        self._is_pacer_due = False
         packets = super().flush(now)
         if packets:
             self._first_fast_packet = self._packet_number
