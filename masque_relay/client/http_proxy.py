@@ -123,6 +123,9 @@ class HttpDoor:
 
     def _read(self, head: h11.Request) -> HttpRequest:
         self._check_login(head)
+        if _is_chunked(head) and any(name == b"content-length" for name, _ in head.headers):
+            # RFC 9112 section 6.1: the shape of request smuggling; h11 would take it
+            raise HttpRefused(HTTPStatus.BAD_REQUEST, "Content-Length beside Transfer-Encoding")
         is_connect = head.method == b"CONNECT"
         try:
             target = _connect_target(head) if is_connect else _absolute_target(head)
@@ -241,8 +244,14 @@ def _end_to_end(message: h11.Request | h11.Response) -> Fields:
         if name == b"connection":
             named |= {token.strip().lower() for token in value.split(b",")}
     ending = (_HOP_BY_HOP | named) - {b"transfer-encoding", b"content-length", b"host"}
+    if _is_chunked(message):
+        ending |= {b"content-length"}  # RFC 9112 section 6.3: it must not be forwarded
     raw = message.headers.raw_items()
     return [(name, value) for name, value in raw if name.lower() not in ending]
+
+
+def _is_chunked(message: h11.Request | h11.Response) -> bool:
+    return any(name == b"transfer-encoding" for name, _ in message.headers)
 
 
 def _connect_target(head: h11.Request) -> Target:

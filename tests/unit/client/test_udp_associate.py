@@ -15,7 +15,7 @@ from masque_relay.client.split import SplitRule, SplitRules
 from masque_relay.client.udp_associate import UdpAssociation, UdpTotals
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.ports import ReceivedBatch
-from tests.support.client_fakes import FakeClock, FakeOpener, FakeSocket
+from tests.support.client_fakes import ACCEPTED, FakeClock, FakeOpener, FakeSocket
 from tests.support.http_fakes import settle
 
 HOME = ip_address("127.0.0.1")
@@ -107,6 +107,17 @@ async def test_what_waits_for_a_tunnel_is_bounded(world: World) -> None:
     assert world.totals.pending_dropped == 1
     world.association.close()
     assert world.totals.pending_dropped == 3
+    world.opener.connection.headers_received(0, ACCEPTED, end_stream=False)
+
+
+async def test_a_tunnel_that_opens_too_late_is_closed(world: World) -> None:
+    world.opener.answer = None
+    await world.send("192.0.2.1:53", b"1")
+    world.association.close()
+    world.opener.connection.headers_received(0, ACCEPTED, end_stream=False)
+    await settle()
+    assert not world.opener.tunnels[0].is_open
+    assert world.opener.transport.datagrams == []
 
 
 async def test_a_refused_target_is_not_asked_for_at_once_again(world: World) -> None:
