@@ -280,10 +280,10 @@ class FastReceiveConnection(AckPolicyConnection):
 def _read_frames(plain: bytes, next_packet_number: int) -> tuple[_Frames, bool, bool] | None:
     """Return what a packet holds; None: it is aioquic's.
 
-    Beside it: whether the packet is ack-eliciting, and whether it holds anything but DATAGRAM frames
-    with a length. A packet is aioquic's for other frames, for frame types not in their shortest form,
-    and for all with which the connection is going to end: anything malformed, nothing at all, an ACK
-    of what we have not sent.
+    Beside it: whether the packet is ack-eliciting, and whether it holds anything but DATAGRAM
+    frames with a length. A packet is aioquic's for other frames, for frame types not in their
+    shortest form, and for all with which the connection is going to end: anything malformed,
+    nothing at all, an ACK of what we have not sent.
     """
     if not plain:
         return None

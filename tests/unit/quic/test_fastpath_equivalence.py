@@ -273,6 +273,24 @@ def test_a_peer_that_never_acknowledges_holds_a_window_and_a_queue_and_no_more()
     assert differences(*worlds) == []
 
 
+def test_an_ack_of_stream_data_is_followed_up_at_once() -> None:
+    worlds = [World(mode, 950) for mode in (FastPath.ON, FastPath.OFF)]
+    for world in worlds:
+        with world.dice():
+            world.pair.client.send_stream_data(0, b"question", end_stream=True)
+        world.turn(0.001)
+        with world.dice():
+            world.pair.server.send_stream_data(0, b"answer", end_stream=True)
+        world.turn(0.001)
+        assert 0 in engine(world.pair.server)._streams
+    assert differences(*worlds) == []
+    for _ in range(3):
+        for world in worlds:
+            world.turn(0.01)
+        assert differences(*worlds) == []
+    assert 0 not in engine(worlds[0].pair.server)._streams
+
+
 class Witness:
     """Whoever has a sender's keys and sees all of its packets, once each."""
 
