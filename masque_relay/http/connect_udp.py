@@ -3,27 +3,26 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 
 import structlog
 from starlette.types import Receive, Scope, Send
 
 from masque_relay.contract.address import Endpoint, IPAddress, Target
 from masque_relay.contract.counters import TunnelCounters
-from masque_relay.contract.flow import FlowError, FlowFault
+from masque_relay.contract.flow import FlowError
 from masque_relay.contract.ports import Clock, Dataplane, Gate
-from masque_relay.contract.verdict import Denial, DenyReason, EndReason
+from masque_relay.contract.verdict import EndReason
 from masque_relay.http.admission import Admission
 from masque_relay.http.credentials import presents_proxy_credential
 from masque_relay.http.denials import (
     Refusal,
-    refuse_denial,
     refuse_flow_error,
     send_refusal,
 )
 from masque_relay.http.gate_middleware import request_id_of
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.rate import EventRate
+from masque_relay.http.target_addresses import admitted_addresses
 from masque_relay.http.watched_sink import (
     OVERSIZE_NOTICES_BURST,
     OVERSIZE_NOTICES_PER_S,
@@ -103,36 +102,17 @@ class ConnectUdpEndpoint:
         speaks_to_proxy: bool,
     ) -> Endpoint | Refusal:
         """Resolve, ask the gate about every address, and open the first flow that opens."""
-        try:
-            addresses = await self._resolve(target)
-        except FlowError as error:
-            admission.close(EndReason.TARGET_FAILED, str(error))
-            return refuse_flow_error(error)
-        if admission.ended_by_gate is not None:
-            admission.close(admission.ended_by_gate)
-            denial = Denial(reason=DenyReason.POLICY, detail="ended while resolving")
-            return refuse_denial(denial, speaks_to_proxy=speaks_to_proxy)
-        verdicts = [
-            (address, self._services.gate.admit_address(admission.lease, address, target.port))
-            for address in addresses
-        ]
-        admitted = [address for address, denial in verdicts if denial is None]
-        if not admitted:
-            denials = [denial for _, denial in verdicts if denial is not None]
-            admission.close(EndReason.DENIED, denials[0].detail)
-            return refuse_denial(denials[0], speaks_to_proxy=speaks_to_proxy)
-        return self._open_first(admission, session, admitted, target.port)
-
-    async def _resolve(self, target: Target) -> Sequence[IPAddress]:
-        host = target.host
-        if isinstance(host, IPv4Address | IPv6Address):
-            return (host,)
-        addresses = await self._services.dataplane.resolve(
-            host, timeout_s=self._services.limits.resolve_timeout_s
+        admitted = await admitted_addresses(
+            admission,
+            target,
+            gate=self._services.gate,
+            dataplane=self._services.dataplane,
+            resolve_timeout_s=self._services.limits.resolve_timeout_s,
+            speaks_to_proxy=speaks_to_proxy,
         )
-        if not addresses:
-            raise FlowError(FlowFault.DNS_ERROR, "the resolver returned no address")
-        return addresses
+        if isinstance(admitted, Refusal):
+            return admitted
+        return self._open_first(admission, session, admitted, target.port)
 
     def _open_first(
         self,

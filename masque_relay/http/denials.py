@@ -49,8 +49,9 @@ def refuse_denial(denial: Denial, *, speaks_to_proxy: bool) -> Refusal:
     """
     reason = denial.reason
     if reason is DenyReason.CREDENTIAL_MISSING:
+        name = "Proxy-Authorization" if speaks_to_proxy else "Authorization"
         return _refuse_credential(
-            "this relay needs a credential: send Authorization: Bearer TOKEN",
+            f"this relay needs a credential: send {name}: Bearer TOKEN",
             _CHALLENGES,
             speaks_to_proxy=speaks_to_proxy,
         )

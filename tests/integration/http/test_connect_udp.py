@@ -298,15 +298,6 @@ class TestFailures:
             assert answer.status == 501
             assert "connect-ether" in (answer.proxy_status.details or "")
 
-    async def test_classic_connect_is_501(self, tmp_path: Path) -> None:
-        async with running_relay(tmp_path) as relay:
-            client = await relay.connect()
-            _, answer = await client.request(
-                [(b":method", b"CONNECT"), (b":authority", b"example.org:443")]
-            )
-
-            assert answer.status == 501
-
 
 async def test_plain_web_beside_the_tunnels(tmp_path: Path) -> None:
     async with running_relay(tmp_path) as relay:
