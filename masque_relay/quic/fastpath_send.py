@@ -73,15 +73,14 @@ class FastSendConnection(FastReceiveConnection):
 
     def flush(self, now: float) -> list[tuple[bytes, Address]]:
         """Return the packets that may go now, each with its destination."""
+        is_pacer_due, self._is_pacer_due = self._is_pacer_due, False
         if self._datagrams_pending or self._is_ack_due(now):
             packets = self._flush_fast(now)
             if packets is not None:
-                self._is_pacer_due = False
                 return packets
-        elif self._is_pacer_due and not self._is_stirred:
+        elif is_pacer_due and not self._is_stirred:
             # As aioquic does it in every flush: what was saved up counts by the rate of its time.
             fastpath_private.pacer(self._loss).update_bucket(now=now)
-        self._is_pacer_due = False
         packets = super().flush(now)
         if packets:
             self._first_fast_packet = self._packet_number
@@ -275,6 +274,8 @@ class FastSendConnection(FastReceiveConnection):
             if packet_time is not None:
                 bucket = 0.0 if bucket < packet_time else bucket - packet_time
         pacer.bucket_time = bucket
+        # An empty bucket is looked at once more in the next flush, as aioquic's timer would.
+        self._is_pacer_due = packet_time is not None and bucket <= 0
         return plains
 
     def _seal_packets(
