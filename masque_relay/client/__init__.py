@@ -1,4 +1,4 @@
-"""The client: tunnels through a relay, as a Python API and as local port forwards."""
+"""The client: tunnels through a relay, as a Python API, as local port forwards and as a proxy."""
 
 from masque_relay.client.address import ForwardSpec, RelayAddress, make_target, parse_target
 from masque_relay.client.credentials import Basic, Bearer, Credential, MutualTls
@@ -19,9 +19,17 @@ from masque_relay.client.errors import (
 from masque_relay.client.exchange import Response
 from masque_relay.client.forward import UdpForward
 from masque_relay.client.h3 import RelayConnection
-from masque_relay.client.limits import ClientLimits, ForwardLimits, ReconnectLimits
+from masque_relay.client.limits import (
+    ClientLimits,
+    ForwardLimits,
+    ProxyLimits,
+    ReconnectLimits,
+)
 from masque_relay.client.link import RelayLink
+from masque_relay.client.proxy import LocalProxy
 from masque_relay.client.relay import RelayClient, RelayOptions
+from masque_relay.client.split import SplitRule, SplitRules, Way
+from masque_relay.client.tcp_tunnel import TcpTunnel
 from masque_relay.client.udp_tunnel import UdpTunnel
 
 __all__ = [
@@ -36,7 +44,9 @@ __all__ = [
     "ForwardLimits",
     "ForwardSpec",
     "ListenFailed",
+    "LocalProxy",
     "MutualTls",
+    "ProxyLimits",
     "ReconnectLimits",
     "RelayAddress",
     "RelayClient",
@@ -49,10 +59,14 @@ __all__ = [
     "RelayUnreachable",
     "RelayUntrusted",
     "Response",
+    "SplitRule",
+    "SplitRules",
+    "TcpTunnel",
     "TunnelClosed",
     "TunnelRefused",
     "UdpForward",
     "UdpTunnel",
+    "Way",
     "make_target",
     "parse_target",
 ]

@@ -138,6 +138,7 @@ async def serve_http(connection: ProgramConnection, services: ProxyServices) -> 
     """
     program = connection.stream
     door = HttpDoor(login=services.login, head_bytes=services.limits.head_bytes)
+    served_count = 0
     try:
         while (request := await _next_request(door, connection, services)) is not None:
             if request.is_connect:
@@ -145,6 +146,10 @@ async def serve_http(connection: ProgramConnection, services: ProxyServices) -> 
                 return
             if not await _forward(door, request, connection, services):
                 break
+            served_count += 1
+    except TimeoutError:
+        if not served_count:
+            raise  # later ones are but a connection that was kept and is not needed any more
     except HttpRefused as refused:
         if refused.status == 407:
             services.totals.login_refused += 1

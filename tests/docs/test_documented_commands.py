@@ -15,7 +15,10 @@ from tests.support.console_blocks import Console, console_blocks
 ROOT = Path(__file__).parent.parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES_WITH_COMMANDS = [page for page in PAGES if console_blocks(page.read_text(encoding="utf-8"))]
-FIXED_PORTS = ((socket.SOCK_DGRAM, 4433), (socket.SOCK_STREAM, 9443), (socket.SOCK_DGRAM, 5353))
+FIXED_PORTS = (
+    *((socket.SOCK_DGRAM, port) for port in (4433, 5353)),
+    *((socket.SOCK_STREAM, port) for port in (9443, 1080, 8080, 5380)),
+)
 """What the pages use, because a reader types them."""
 
 

@@ -234,6 +234,15 @@ class TestHttp:
         ]
         assert all(target.is_aborted for target in session.opener.targets)
 
+    async def test_a_kept_connection_that_is_not_needed_any_more_ends_well(self) -> None:
+        session = Session(handshake_timeout_s=0.1)
+        await session.begin(serve_http, GET)
+        session.opener.targets[0].arrive(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
+        assert session.task is not None
+        await session.task
+        assert session.totals.handshake_failed == 0
+        await finish(session)
+
     async def test_a_refusal_tells_its_reason(self, session: Session) -> None:
         session.opener.tcp_failure = TunnelRefused(
             403, "policy says no", error="http_request_denied", hint="ask the operator"
