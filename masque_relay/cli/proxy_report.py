@@ -24,6 +24,7 @@ class ProxyReport:
         self._relay = relay
         self._as_json = as_json
         self._is_running = False
+        self._is_away = False
 
     def ready(self, local: LocalProxy, ready_file: Path | None) -> None:
         """Say where programs can connect."""
@@ -47,9 +48,11 @@ class ProxyReport:
         """Say what happened to the relay; an OnEvent."""
         match event:
             case RelayConnected():
-                if self._is_running:
+                if self._is_away:  # or it is but a further connection
+                    self._is_away = False
                     self._say("the relay is back", event="relay_connected", peer=str(event.peer))
             case RelayAway():
+                self._is_away = True
                 line = f"{event.error.message}; trying again in {event.retry_in_s:.1f} s"
                 retry_in_s = round(event.retry_in_s, 3)
                 if self._as_json:
