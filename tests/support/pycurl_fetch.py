@@ -1,8 +1,8 @@
-"""Owns one HTTP/3 fetch by libcurl through a proxy over TCP: prints one JSON object.
+"""Owns one fetch by libcurl through a proxy over TCP: prints one JSON object.
 
 ``python -m tests.support.pycurl_fetch URL --proxy https://HOST:PORT --proxy-type 2``: 2 is HTTP/1,
-3 is HTTP/2; the tunnel inside is CONNECT-UDP either way. A process of its own, because libcurl is
-foreign compiled code.
+3 is HTTP/2. The tunnel inside is CONNECT-UDP for a page over HTTP/3, with ``--classic`` it is
+classic CONNECT. A process of its own, because libcurl is foreign compiled code.
 """
 
 import argparse
@@ -21,7 +21,7 @@ def fetch(options: argparse.Namespace) -> dict[str, object]:
     body, trace = io.BytesIO(), io.BytesIO()
     curl.setopt(pycurl.URL, options.url)
     if options.proxy_type:
-        curl.setopt(pycurl.HTTP_VERSION, HTTP_VERSION_3_ONLY)
+        curl.setopt(pycurl.HTTP_VERSION, 0 if options.classic else HTTP_VERSION_3_ONLY)
         curl.setopt(pycurl.PROXY, options.proxy)
         curl.setopt(pycurl.PROXYTYPE, options.proxy_type)
         curl.setopt(pycurl.HTTPPROXYTUNNEL, 1)
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--proxy", help="https://HOST:PORT")
     parser.add_argument("--proxy-type", type=int, default=0)
     parser.add_argument("--proxy-ca-file")
+    parser.add_argument("--classic", action="store_true", help="fetch the page over TCP")
     parser.add_argument("--proxy-header", action="append", default=[])
     parser.add_argument("--proxy-user", help="USER:PASSWORD for Basic")
     parser.add_argument("--timeout-s", type=float, default=15)

@@ -1,0 +1,126 @@
+"""libcurl and Debian's curl as foreign clients of classic CONNECT (RFC 9110 section 9.3.6)."""
+
+import hashlib
+import json
+import random
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.caddy import GREETING, HttpSite
+from tests.support.curl import ROOT, Fetched
+from tests.support.relay_process import RunningRelay
+
+PAGE_BYTES = 4_000_000
+TCP_GREETING = GREETING.replace("HTTP/3.0", "HTTP/2.0")
+PROXY_TYPES = {"HTTP/1.1": 2, "HTTP/2": 3}
+
+
+@pytest.fixture(params=PROXY_TYPES)
+def version(request: pytest.FixtureRequest) -> str:
+    pytest.importorskip("pycurl", reason="needs the interop extra (pycurl): .ci/run installs it")
+    name: str = request.param
+    return name
+
+
+def get(
+    relay: RunningRelay, site: HttpSite, version: str, *arguments: str, place: str = ""
+) -> Fetched:
+    process = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "tests.support.pycurl_fetch",
+            f"https://{place or f'127.0.0.1:{site.port}/'}",
+            "--classic",
+            f"--ca-file={site.certificate.ca_file}",
+            f"--proxy=https://{relay.host}:{relay.port}",
+            f"--proxy-type={PROXY_TYPES[version]}",
+            f"--proxy-ca-file={relay.ca_file}",
+            *arguments,
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=True,
+    )
+    return Fetched(**json.loads(process.stdout))
+
+
+def bearer(relay: RunningRelay) -> str:
+    return f"--proxy-header=Proxy-Authorization: Bearer {relay.token}"
+
+
+def refused_with(fetched: Fetched, status: int) -> bool:
+    """Over HTTP/2 libcurl tells the status of a refused CONNECT in its trace only."""
+    return fetched.connect_status == status or f"Response Status {status}" in fetched.trace
+
+
+def test_libcurl_fetches_a_page_by_classic_connect(
+    relay: RunningRelay, site: HttpSite, version: str
+) -> None:
+    fetched = get(relay, site, version, bearer(relay))
+
+    assert fetched.body == TCP_GREETING, fetched.trace
+    assert 'next-hop="127.0.0.1' in fetched.trace
+    assert "capsule-protocol" not in fetched.trace
+
+
+def test_a_large_page_arrives_whole(relay: RunningRelay, site: HttpSite, version: str) -> None:
+    content = random.Random(8).randbytes(PAGE_BYTES // 2).hex()
+    (site.root / "large-connect.txt").write_text(content)
+
+    fetched = get(
+        relay, site, version, bearer(relay), place=f"127.0.0.1:{site.port}/large-connect.txt"
+    )
+
+    assert fetched.body_bytes == PAGE_BYTES, fetched.trace[-2_000:]
+    digest = hashlib.sha256(content.encode()).digest()
+    assert hashlib.sha256(fetched.body.encode()).digest() == digest
+
+
+def test_libcurl_without_a_credential_hears_407(
+    relay: RunningRelay, site: HttpSite, version: str
+) -> None:
+    fetched = get(relay, site, version)
+
+    assert fetched.body == ""
+    assert refused_with(fetched, 407), fetched.trace
+    assert "proxy-authenticate: bearer" in fetched.trace.lower()
+
+
+def test_target_that_refuses_is_told_in_proxy_status(
+    relay: RunningRelay, site: HttpSite, version: str
+) -> None:
+    fetched = get(relay, site, version, bearer(relay), place="127.0.0.1:1/")
+
+    assert refused_with(fetched, 502), fetched.trace
+    assert "error=connection_refused" in fetched.trace
+
+
+def test_debians_curl_fetches_a_page_by_classic_connect(
+    relay: RunningRelay, site: HttpSite
+) -> None:
+    program = shutil.which("curl")
+    if program is None:
+        pytest.skip("needs curl: .ci/run installs it")
+    process = subprocess.run(
+        [
+            program,
+            "--silent",
+            "--show-error",
+            f"--cacert={site.certificate.ca_file}",
+            f"--proxy=https://{relay.host}:{relay.port}",
+            f"--proxy-cacert={relay.ca_file}",
+            f"--proxy-header=Proxy-Authorization: Bearer {relay.token}",
+            f"https://127.0.0.1:{site.port}/",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert process.stdout == TCP_GREETING, process.stderr
