@@ -24,7 +24,6 @@ NOT_MIRRORED: dict[str, str] = {
     "masque_relay/dataplane/tcp_*.py": "sockets: tests/integration/dataplane/test_tcp_flows.py",
     "masque_relay/client/byte_stream.py": "ports only",
     "masque_relay/client/direct.py": "sockets: tests/integration/client/test_proxy_command.py",
-    "masque_relay/client/proxy.py": "sockets: tests/integration/client/test_proxy_command.py",
     "masque_relay/quic/endpoint.py": "sockets: tests/integration/quic",
     "masque_relay/server/parts.py": "wiring: tests/integration/server",
     "masque_relay/server/relay.py": "life of a process: tests/integration/server",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from masque_relay.client.credentials import Basic, Bearer, MutualTls, authorization_of
+from masque_relay.client.credentials import Basic, Bearer, MutualTls, authorization_of, read_login
 from masque_relay.client.errors import CredentialError
 
 SECRET = "s3cr3t-value"
@@ -86,3 +86,21 @@ def test_a_file_that_cannot_be_a_token_is_refused_without_its_content(
 def test_secrets_are_not_shown() -> None:
     assert SECRET not in repr(Bearer(token=SECRET))
     assert SECRET not in repr(Basic(user="alice", password=SECRET))
+
+
+def test_a_login_of_the_local_proxy_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "user"
+    file.write_text(f"ann:{SECRET}:x\n")
+    login = read_login(file)
+    assert login.accepts(b"ann", f"{SECRET}:x".encode())
+    assert not login.accepts(b"ann", SECRET.encode())
+    assert not login.accepts(b"Ann", f"{SECRET}:x".encode())
+
+
+@pytest.mark.parametrize("content", ["", "ann", ":x", "ann:", "a:b\nc:d", "a" * 256 + ":x"])
+def test_a_login_that_programs_could_not_give_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "user"
+    file.write_text(content)
+    with pytest.raises(CredentialError) as refused:
+        read_login(file)
+    assert refused.value.hint is not None

@@ -13,6 +13,7 @@ from masque_relay.client.events import ClientEvent, RelayAway, RelayConnected
 from masque_relay.client.h3 import RelayConnection
 from masque_relay.client.limits import ClientLimits, ReconnectLimits
 from masque_relay.client.link import RelayLink
+from masque_relay.client.tcp_tunnel import TcpTunnel
 from masque_relay.client.udp_tunnel import UdpTunnel
 from masque_relay.contract.address import Target
 from tests.support.client_fakes import ACCEPTED, FakeClock, connection_on_fake
@@ -37,6 +38,13 @@ class FakeRelay:
             lambda: self.connection.headers_received(stream_id, ACCEPTED, end_stream=False)
         )
         return await self.connection.open_udp(target, authority="r", path="/", **callbacks)
+
+    async def start_tcp(self, target: Target) -> TcpTunnel:
+        stream_id = 4 * len(self.transport.headers)
+        asyncio.get_running_loop().call_soon(
+            lambda: self.connection.headers_received(stream_id, ACCEPTED, end_stream=False)
+        )
+        return await self.connection.open_tcp(target)
 
     async def close(self) -> None:
         self.closed = True
@@ -104,6 +112,18 @@ async def test_tunnels_share_one_connection() -> None:
         assert second.is_open
         assert len(rig.relays) == 1
         assert rig.link.is_up
+
+
+async def test_tcp_shares_the_connection_and_waits_for_a_new_one_when_it_is_lost() -> None:
+    async with running() as rig:
+        await rig.link.open_udp(TARGET)
+        first = await rig.link.open_tcp(TARGET)
+        assert len(rig.relays) == 1
+        rig.connection(0).connection_lost(0, "restart")
+        with pytest.raises(ConnectionLost):
+            await first.read()
+        await (await rig.link.open_tcp(TARGET)).write(b"again")
+        assert rig.relays[1].transport.data[0] == b"again"
 
 
 async def test_a_lost_connection_is_replaced_and_tunnels_open_again() -> None:
