@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from masque_relay.admin.limits import AdminLimits
-from masque_relay.config.model import RelayConfig, Section
+from masque_relay.config.model import ConnectTcpSection, RelayConfig, Section
 from masque_relay.control.settings import AuditSettings, GateLimits, GateSettings
 from masque_relay.dataplane.limits import FlowLimits, ResolverLimits, SocketLimits
 from masque_relay.http.limits import HttpLimits
@@ -45,3 +45,18 @@ def test_sections_refuse_unknown_keys_and_convert_nothing() -> None:
         Example.model_validate({"count": "1"})
     with pytest.raises(ValidationError):
         Example.model_validate({"count": 1, "more": 1})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"data_capsule_type": 0x2028D7F3},
+        {"data_capsule_type": 0},
+        {"final_data_capsule_type": 1 << 62},
+        {"templates": ["/no-variables/"]},
+    ],
+)
+def test_capsule_types_of_connect_tcp_differ_and_are_no_datagrams(wrong: dict[str, object]) -> None:
+    assert ConnectTcpSection.model_validate({"data_capsule_type": 0x21}).data_capsule_type == 0x21
+    with pytest.raises(ValidationError):
+        ConnectTcpSection.model_validate(wrong)
