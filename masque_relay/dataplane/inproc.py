@@ -12,7 +12,7 @@ from masque_relay.dataplane.offload import RECEIVE_BYTES
 from masque_relay.dataplane.own_address import not_own
 from masque_relay.dataplane.resolver import FamilyPreference, Resolver
 from masque_relay.dataplane.tcp_connect import connect_first
-from masque_relay.dataplane.tcp_flow import SocketTcpFlow
+from masque_relay.dataplane.tcp_flow import SocketTcpFlow, TcpFlowTable
 from masque_relay.dataplane.udp_flow import ConnectedUdpFlow
 
 
@@ -57,7 +57,7 @@ class InprocDataplane:
         }
         # One for all flows: each drains into it and copies out before it returns to the loop.
         self._buffer = bytearray(RECEIVE_BYTES)
-        self._tcp_flows: set[SocketTcpFlow] = set()
+        self._tcp_table = TcpFlowTable()
         self._resolver = Resolver(
             limits=resolver_limits or ResolverLimits(),
             counters=self.counters,
@@ -70,6 +70,11 @@ class InprocDataplane:
     def resolver(self) -> Resolver:
         """For its gauges and to clear its cache at reload."""
         return self._resolver
+
+    @property
+    def tcp_unsent_bytes(self) -> int:
+        """What waits in this process for TCP targets, all flows together."""
+        return sum(flow.unsent_bytes for flow in self._tcp_table.flows)
 
     async def resolve(self, host: str, *, timeout_s: float) -> tuple[IPAddress, ...]:
         """Return a name's addresses in Happy Eyeballs order (RFC 8305 section 4), at least one.
@@ -123,7 +128,7 @@ class InprocDataplane:
             sink,
             loop=self._loop,
             counters=self.counters,
-            open_flows=self._tcp_flows,
+            table=self._tcp_table,
         )
 
     async def close(self) -> None:
@@ -131,6 +136,6 @@ class InprocDataplane:
 
         Other flows belong to the tunnels that opened them, which are over by now.
         """
-        for flow in tuple(self._tcp_flows):
+        for flow in tuple(self._tcp_table.flows):
             flow.abort()
         await self._resolver.close()

@@ -5,6 +5,7 @@ import socket
 import struct
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 
 from masque_relay.contract.address import Endpoint
@@ -16,10 +17,26 @@ READ_BYTES = 65_536
 """Per wake-up: bounds the turn of one flow, and is four TLS records or one H2 write."""
 LINGER_S = 30.0
 """For the last bytes and FIN to a target that is slow to take them, after the tunnel is gone."""
+MAX_LINGERING = 256
+"""No quota counts a flow whose tunnel is over: with a stream's window each, this bounds their
+memory near 64 MiB. Beyond it a flow closes with what it has."""
 
 _BUFFERS_PER_SEND = 16
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 _NOT_NOW = (BlockingIOError, InterruptedError)
+
+
+@dataclass(slots=True)
+class TcpFlowTable:
+    """The TCP flows of one data plane whose sockets are open.
+
+    Attributes:
+        flows: lingering ones included.
+        lingering_count: those whose tunnel is over.
+    """
+
+    flows: "set[SocketTcpFlow]" = field(default_factory=set["SocketTcpFlow"])
+    lingering_count: int = 0
 
 
 class SocketTcpFlow:
@@ -39,12 +56,12 @@ class SocketTcpFlow:
         "_linger_timer",
         "_local",
         "_loop",
-        "_open_flows",
         "_peer",
         "_queue",
         "_saw_end",
         "_sink",
         "_socket",
+        "_table",
         "_unsent_bytes",
     )
 
@@ -55,7 +72,7 @@ class SocketTcpFlow:
         *,
         loop: asyncio.AbstractEventLoop,
         counters: FlowCounters,
-        open_flows: set["SocketTcpFlow"],
+        table: TcpFlowTable,
     ) -> None:
         """Take over a connected, non-blocking socket; it is not read before :meth:`resume`.
 
@@ -64,13 +81,13 @@ class SocketTcpFlow:
             sink: hears nothing after :meth:`close`.
             loop: the running loop.
             counters: shared by all flows.
-            open_flows: holds the flow while its socket is open, lingering included.
+            table: holds the flow while its socket is open.
         """
         self._socket = connected_socket
         self._sink = sink
         self._loop = loop
         self._counters = counters
-        self._open_flows = open_flows
+        self._table = table
         self._peer = _endpoint(connected_socket.getpeername())
         self._local = _endpoint(connected_socket.getsockname())
         self._queue: deque[memoryview] = deque()
@@ -84,7 +101,7 @@ class SocketTcpFlow:
         """The sink is done with us; the socket may linger."""
         self._is_lingering = False
         self._linger_timer: asyncio.TimerHandle | None = None
-        open_flows.add(self)
+        table.flows.add(self)
         counters.flows_opened += 1
         counters.flows_open += 1
 
@@ -149,8 +166,9 @@ class SocketTcpFlow:
             return
         self.pause()
         self._is_closed = True
-        if self._ends and self._queue:
+        if self._ends and self._queue and self._table.lingering_count < MAX_LINGERING:
             self._is_lingering = True
+            self._table.lingering_count += 1
             self._linger_timer = self._loop.call_later(LINGER_S, self.abort)
         else:
             self._close_socket()
@@ -228,7 +246,9 @@ class SocketTcpFlow:
         self._sink.on_flow_lost(flow_error_from_os(error, f"relay to {self._peer}"))
 
     def _close_socket(self) -> None:
-        self._is_lingering = False
+        if self._is_lingering:
+            self._is_lingering = False
+            self._table.lingering_count -= 1
         if self._linger_timer is not None:
             self._linger_timer.cancel()
             self._linger_timer = None
@@ -240,7 +260,7 @@ class SocketTcpFlow:
         self._socket.close()
         self._queue.clear()
         self._unsent_bytes = 0
-        self._open_flows.discard(self)
+        self._table.flows.discard(self)
         self._counters.flows_closed += 1
         self._counters.flows_open -= 1
 

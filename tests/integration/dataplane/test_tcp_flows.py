@@ -166,7 +166,7 @@ class TestFlow:
             await asyncio.sleep(0.05)
             assert not sink.data
             flow.resume()
-            await sink.until(lambda: sink.data == b"early")
+            await sink.until(lambda: bytes(sink.data) == b"early")
             flow.pause()
             accepted.sendall(b"late")
             await asyncio.sleep(0.05)
@@ -235,6 +235,24 @@ class TestFlow:
             assert dataplane.counters.flows_open == 0
             accepted.close()
             await dataplane.close()
+
+    async def test_flow_beyond_the_cap_does_not_linger(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("masque_relay.dataplane.tcp_flow.MAX_LINGERING", 1)
+        with closing(Target()) as target:
+            dataplane = InprocDataplane()
+            accepted: list[socket.socket] = []
+            for _ in range(2):
+                flow, _, one = await opened(dataplane, target)
+                accepted.append(one)
+                flow.send(bytes(20_000_000))
+                flow.end()
+                flow.close()
+            assert dataplane.counters.flows_open == 1
+            await dataplane.close()
+            for one in accepted:
+                one.close()
 
     async def test_data_plane_that_closes_cuts_lingering_flows(self) -> None:
         with closing(Target()) as target:
