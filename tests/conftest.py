@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def pytest_configure() -> None:
     assert "fast_path" in defaults
     defaults["fast_path"] = FastPath(mode)
     os.environ["GHOSTWIRE__QUIC__LIMITS__FAST_PATH"] = mode
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip, saying why, what needs a program that is not on this machine."""
+    for mark in item.iter_markers("needs_tool"):
+        if shutil.which(mark.args[0]) is None:
+            pytest.skip(f"needs {mark.args[0]}: .ci/run installs it")
 
 
 @pytest.fixture(autouse=True)

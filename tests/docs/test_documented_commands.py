@@ -1,6 +1,7 @@
 """Owns the proof that every command in README.md and docs/ does what the page says."""
 
 import fcntl
+import os
 import shutil
 import socket
 import sys
@@ -20,6 +21,19 @@ FIXED_PORTS = (
     *((socket.SOCK_STREAM, port) for port in (9443, 1080, 8080, 5380)),
 )
 """What the pages use, because a reader types them."""
+OPTIONAL_PROGRAMS = ("curl", "openssl")
+"""What the pages use and a machine may lack; `ghostctl` and `python3` are the environment's."""
+
+
+def missing_program(page: Path) -> str | None:
+    words = {
+        word
+        for block in console_blocks(page.read_text(encoding="utf-8"))
+        if block.elsewhere is None
+        for command in block.commands
+        for word in command.split()
+    }
+    return next((p for p in OPTIONAL_PROGRAMS if p in words and shutil.which(p) is None), None)
 
 
 def busy_port() -> int | None:
@@ -40,7 +54,9 @@ def fixed_ports() -> Generator[None]:
 
     Not xdist's groups: xdist 3.8 writes a name that pytest 9.2 no longer reads, and spreads them.
     """
-    with (Path(tempfile.gettempdir()) / "ghostwire-documented-ports.lock").open("w") as lock:
+    with (Path(tempfile.gettempdir()) / f"ghostwire-documented-ports-{os.getuid()}.lock").open(
+        "w"
+    ) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -53,6 +69,8 @@ def fixed_ports() -> Generator[None]:
 def test_commands_of_the_page_work_in_order(page: Path, tmp_path: Path, timescale: float) -> None:
     if (port := busy_port()) is not None:
         pytest.skip(f"port {port}, which the documentation uses, is taken on this machine")
+    if (program := missing_program(page)) is not None:
+        pytest.skip(f"needs {program}: .ci/run installs it")
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     bin_directory = Path(sys.executable).parent
     with Console(tmp_path, bin_directory, timeout_s=60 * timescale) as console:
