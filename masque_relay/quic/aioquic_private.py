@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aioquic.quic.recovery import QuicPacketPacer
 
 CONNECTION_METHODS: Final = (
+    "_get_or_create_stream",
     "_get_or_create_stream_for_send",
     "_handle_ack_frame",
     "_handle_crypto_frame",
@@ -103,8 +104,19 @@ RECOVERY_ATTRIBUTES: Final = ("_cc", "_pacer", "_pto_count")
 PACER_ATTRIBUTES: Final = ("_max_datagram_size", "bucket_max", "packet_time")
 """Of a QuicPacketPacer: read or set."""
 
-RECEIVER_ATTRIBUTES: Final = ("_ranges",)
-"""Of a QuicStreamReceiver: read."""
+RECEIVER_METHODS: Final = ("handle_frame", "handle_reset")
+"""Of QuicStreamReceiver: overridden; the rest of it works on what they leave."""
+
+RECEIVER_ATTRIBUTES: Final = (
+    "_buffer",
+    "_buffer_start",
+    "_final_size",
+    "_ranges",
+    "_stream_id",
+    "highest_offset",
+    "is_finished",
+)
+"""Of a QuicStreamReceiver: read, set or taken away."""
 
 SENDER_ATTRIBUTES: Final = (
     "_buffer_fin",
@@ -152,11 +164,6 @@ H3_ATTRIBUTES: Final = (
     "_stream",
 )
 """Of an H3Connection: read or set."""
-
-
-def gap_count(stream: QuicStream) -> int:
-    """Return how many separate pieces of a stream wait for what is missing before them."""
-    return len(stream.receiver._ranges)
 
 
 def unsent_bytes(stream: QuicStream) -> int:

@@ -1,9 +1,9 @@
 """Owns CreditedConnection: what a peer may make us keep, per stream, connection and handshake.
 
-Stock aioquic 1.7.2 doubles its windows when bytes arrive, whether or not anybody read them, and
-allocates the gap in front of a frame. Here the limit is always *consumed + window*: credit comes
-from the application (RFC 9000 section 4.2 leaves the policy to us), so a stream holds at most one
-window, gaps included, and a connection holds at most its own.
+Stock aioquic 1.7.2 doubles its windows when bytes arrive, whether or not anybody read them. Here
+the limit is always *consumed + window*: credit comes from the application (RFC 9000 section 4.2
+leaves the policy to us), so a stream holds at most one window and a connection at most its own; and
+of that, only what has come (``stream_receiver.py``).
 """
 
 from aioquic.quic.connection import QuicConnection, QuicConnectionError, QuicReceiveContext
@@ -12,21 +12,23 @@ from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.quic.stream import QuicStream
 
-from masque_relay.quic import aioquic_private
 from masque_relay.quic.aioquic_private import Buffer
+from masque_relay.quic.stream_receiver import GapCount, gap_count, use_piece_receiver
 
 MAX_HANDSHAKE_BYTES = 65_536
 """CRYPTO data per encryption level: a post-quantum ClientHello is 2 KiB, a long chain 16 KiB."""
 MAX_CRYPTO_GAP_BYTES = 16_384
-"""How far ahead of what has arrived in order a CRYPTO frame may be. aioquic allocates the gap, up
-to 512 KiB for one packet of a stranger; RFC 9000 section 7.5 asks for 4,096."""
+"""How far ahead of what has arrived in order a CRYPTO frame may be: so much a stranger may have us
+keep of a message whose beginning is missing. RFC 9000 section 7.5 asks for 4,096."""
 MAX_CRYPTO_GAPS = 64
 """Pieces of CRYPTO data that wait for earlier ones. Chromium cuts its ClientHello into some twenty
-and shuffles them. Each piece makes aioquic's linear search longer, for a hundred frames a packet:
-with 8,000 pieces one packet of a stranger took 50 ms."""
+and shuffles them. A piece costs a hundred bytes besides its own."""
 MAX_STREAM_GAPS = 256
 """Pieces of one stream that wait for earlier ones. A full window of packets, every other one lost,
-makes about 110; each piece costs memory and search as above."""
+makes about 110."""
+MAX_CONNECTION_GAPS = 1_024
+"""The same for all streams of a connection together: 128 streams with 256 pieces each would cost
+3 MiB for 200 kB that a stranger sends. A full window, every other packet lost, makes 440."""
 
 
 class _Credit:
@@ -50,6 +52,8 @@ class CreditedConnection(QuicConnection):
     _consumed_bytes: int
     _received_to_the_end: set[int]
     """Streams whose receiving side is over, until aioquic forgets them."""
+    _stream_gaps: GapCount
+    """Of all streams together."""
     _is_stirred: bool
     """Something besides datagrams and acknowledgements may have to be sent."""
 
@@ -58,6 +62,7 @@ class CreditedConnection(QuicConnection):
         self._credits = {}
         self._consumed_bytes = 0
         self._received_to_the_end = set()
+        self._stream_gaps = GapCount()
         self._is_stirred = True
 
     def note_delivered(self, stream_id: int, byte_count: int, *, is_finished: bool) -> bool:
@@ -162,6 +167,24 @@ class CreditedConnection(QuicConnection):
         finally:
             receiver.highest_offset = highest_offset
 
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        for stream in self._crypto_streams.values():
+            use_piece_receiver(stream, GapCount())
+
+    def _get_or_create_stream(self, frame_type: int, stream_id: int) -> QuicStream:
+        known_count = len(self._streams_queue)
+        stream = super()._get_or_create_stream(frame_type, stream_id)
+        # Not this one only: it opens all below it too (RFC 9000 section 2.1).
+        for created in self._streams_queue[known_count:]:
+            use_piece_receiver(created, self._stream_gaps)
+        return stream
+
+    def _get_or_create_stream_for_send(self, stream_id: int) -> QuicStream:
+        stream = super()._get_or_create_stream_for_send(stream_id)
+        use_piece_receiver(stream, self._stream_gaps)
+        return stream
+
     def _handle_crypto_frame(
         self, context: QuicReceiveContext, frame_type: int, buf: Buffer
     ) -> None:
@@ -177,7 +200,7 @@ class CreditedConnection(QuicConnection):
             )
         super()._handle_crypto_frame(context, frame_type, buf)
         stream = self._crypto_streams[context.epoch]
-        if aioquic_private.gap_count(stream) > MAX_CRYPTO_GAPS:
+        if gap_count(stream) > MAX_CRYPTO_GAPS:
             raise QuicConnectionError(
                 error_code=QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
                 frame_type=frame_type,
@@ -192,9 +215,10 @@ class CreditedConnection(QuicConnection):
         buf.seek(start)
         super()._handle_stream_frame(context, frame_type, buf)
         stream = self._streams.get(stream_id)
-        if stream is not None and aioquic_private.gap_count(stream) > MAX_STREAM_GAPS:
+        is_over_own = stream is not None and gap_count(stream) > MAX_STREAM_GAPS
+        if is_over_own or self._stream_gaps.total > MAX_CONNECTION_GAPS:
             raise QuicConnectionError(
                 error_code=QuicErrorCode.INTERNAL_ERROR,
                 frame_type=frame_type,
-                reason_phrase="too many gaps in a stream",
+                reason_phrase="too many gaps in the streams",
             )

@@ -1,13 +1,18 @@
-"""The six traps of aioquic 1.7.2: each attack against ours (holds) and stock (falls).
+"""The traps of aioquic 1.7.2: each attack against ours (holds) and stock (falls).
 
 A test that passes on the stock library too would prove nothing, so each one shows the fault there.
 """
+
+import tracemalloc
 
 import pytest
 from aioquic.buffer import encode_uint_var
 from aioquic.h3.connection import ErrorCode, encode_frame
 from aioquic.quic.events import StreamReset
+from aioquic.quic.packet import QuicErrorCode
 
+from masque_relay.quic.credit import MAX_CONNECTION_GAPS
+from masque_relay.quic.stream_receiver import PieceReceiver
 from tests.support.aioquic_relays import Attacker, OurRelay, StockRelay
 
 REQUEST = [
@@ -20,7 +25,10 @@ REQUEST = [
 
 def buffered_stream_bytes(attacker: Attacker) -> int:
     """What the relay's QUIC engine has allocated to put streams in order."""
-    return sum(len(stream.receiver._buffer) for stream in attacker.relay.quic._streams.values())
+    receivers = [stream.receiver for stream in attacker.relay.quic._streams.values()]
+    return sum(
+        r.waiting_bytes if isinstance(r, PieceReceiver) else len(r._buffer) for r in receivers
+    )
 
 
 class TestSparseStream:
@@ -49,6 +57,74 @@ class TestSparseStream:
 
     def test_stock_aioquic_allocates_a_multiple_of_the_window(self) -> None:
         assert self.attack(Attacker(StockRelay)) >= 8
+
+
+class TestByteAtTheEndOfAnEmptyWindow:
+    """A byte just below the window on each of four streams: 40 bytes, without any credential."""
+
+    STREAMS = 4
+
+    def attack(self, attacker: Attacker) -> int:
+        attacker.settle()
+        tracemalloc.start()
+        try:
+            before_bytes, _ = tracemalloc.get_traced_memory()
+            attacker.send_frames(
+                b"".join(
+                    b"\x0e" + encode_uint_var(4 * n) + encode_uint_var(250_000) + b"\x01x"
+                    for n in range(self.STREAMS)
+                )
+            )
+            after_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(attacker.relay.quic._streams) >= self.STREAMS
+        return after_bytes - before_bytes
+
+    def test_what_is_kept_is_what_came(self) -> None:
+        attacker = Attacker(OurRelay)
+        assert self.attack(attacker) < 40_000
+        assert not attacker.is_closed
+        assert buffered_stream_bytes(attacker) == self.STREAMS
+
+    def test_stock_aioquic_allocates_the_windows(self) -> None:
+        attacker = Attacker(StockRelay)
+        assert self.attack(attacker) > self.STREAMS * 200_000
+        assert not attacker.is_closed
+
+
+class TestManyPiecesInManyStreams:
+    """Every other byte of every stream: each stream within its bound, all together far beyond."""
+
+    STREAMS, PIECES = 40, 64
+
+    def attack(self, attacker: Attacker) -> int:
+        for stream_number in range(self.STREAMS):
+            attacker.send_frames(
+                b"".join(
+                    b"\x0e"
+                    + encode_uint_var(4 * stream_number)
+                    + encode_uint_var(100 + 2 * n)
+                    + b"\x01x"
+                    for n in range(self.PIECES)
+                )
+            )
+        return buffered_stream_bytes(attacker)
+
+    def test_the_connection_ends_before_they_are_many(self) -> None:
+        attacker = Attacker(OurRelay)
+        # Until it has said so at the end of the turn, a packet may still bring one.
+        assert self.attack(attacker) <= MAX_CONNECTION_GAPS + self.STREAMS
+        attacker.settle(5)
+        assert attacker.close_code == QuicErrorCode.INTERNAL_ERROR
+
+    def test_stock_aioquic_takes_them_all(self) -> None:
+        attacker = Attacker(StockRelay)
+        self.attack(attacker)
+        attacker.settle(5)
+        assert not attacker.is_closed
+        streams = attacker.relay.quic._streams.values()
+        assert sum(len(s.receiver._ranges) for s in streams) == self.STREAMS * self.PIECES
 
 
 class TestQpackBomb:

@@ -8,8 +8,8 @@ from aioquic import tls
 from aioquic.buffer import encode_uint_var
 from aioquic.quic.packet import QuicErrorCode
 
-from masque_relay.quic import aioquic_private
 from masque_relay.quic.credit import MAX_CRYPTO_GAPS
+from masque_relay.quic.stream_receiver import gap_count
 from tests.support.aioquic_relays import Attacker, OurRelay
 
 
@@ -33,4 +33,4 @@ def test_pieces_of_handshake_data_do_not_pile_up(count: int, *, closes: bool) ->
         return
     assert not attacker.is_closed
     stream = attacker.relay.quic._crypto_streams[tls.Epoch.ONE_RTT]
-    assert aioquic_private.gap_count(stream) == MAX_CRYPTO_GAPS
+    assert gap_count(stream) == MAX_CRYPTO_GAPS

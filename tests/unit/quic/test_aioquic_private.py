@@ -12,12 +12,13 @@ from aioquic.h3.connection import H3Connection
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.packet_builder import QuicPacketBuilder
 from aioquic.quic.recovery import QuicPacketPacer
-from aioquic.quic.stream import QuicStream
+from aioquic.quic.stream import QuicStream, QuicStreamReceiver
 
 import masque_relay.quic
 from masque_relay.quic import aioquic_private as private
 from masque_relay.quic.h3_framing import H3Framing
 from masque_relay.quic.hardened import HardenedQuicConnection
+from masque_relay.quic.stream_receiver import PieceReceiver
 from masque_relay.quic.tls import HardenedTlsContext
 from tests.support.aioquic_relays import Attacker, OurRelay
 
@@ -30,6 +31,7 @@ SIGNATURES = {
     (QuicConnection, "_handle_stream_frame"): ["self", "context", "frame_type", "buf"],
     (QuicConnection, "_initialize"): ["self", "peer_cid"],
     (QuicConnection, "_parse_transport_parameters"): ["self", "data", "from_session_ticket"],
+    (QuicConnection, "_get_or_create_stream"): ["self", "frame_type", "stream_id"],
     (QuicConnection, "_get_or_create_stream_for_send"): ["self", "stream_id"],
     (QuicConnection, "_payload_received"): [
         "self",
@@ -66,6 +68,9 @@ SIGNATURES = {
     ],
     (H3Connection, "_receive_stream_data"): ["self", "event"],
     (H3Connection, "_receive_stream_data_uni"): ["self", "stream", "data", "stream_ended"],
+    (QuicStreamReceiver, "__init__"): ["self", "stream_id", "readable"],
+    (QuicStreamReceiver, "handle_frame"): ["self", "frame"],
+    (QuicStreamReceiver, "handle_reset"): ["self", "final_size", "error_code"],
     (QuicPacketPacer, "update_rate"): ["self", "congestion_window", "smoothed_rtt"],
 }
 
@@ -91,6 +96,7 @@ class TestContract:
             pytest.param(QuicConnection, private.CONNECTION_METHODS, id="QuicConnection"),
             pytest.param(tls.Context, private.TLS_METHODS, id="tls.Context"),
             pytest.param(H3Connection, private.H3_METHODS, id="H3Connection"),
+            pytest.param(QuicStreamReceiver, private.RECEIVER_METHODS, id="QuicStreamReceiver"),
         ],
     )
     def test_the_methods_exist(self, owner: type, names: tuple[str, ...]) -> None:
@@ -129,6 +135,7 @@ class TestContract:
             (HardenedQuicConnection, QuicConnection),
             (HardenedTlsContext, tls.Context),
             (H3Framing, H3Connection),
+            (PieceReceiver, QuicStreamReceiver),
         ):
             for base in ours.__mro__[: ours.__mro__.index(theirs)]:
                 for name in vars(base):
@@ -160,6 +167,7 @@ class TestContract:
                 "h3_framing",
                 "hardened",
                 "quiet_turns",
+                "stream_receiver",
                 "tls",
             )
         ]
@@ -175,11 +183,10 @@ class TestContract:
 
 
 class TestAccessors:
-    def test_gaps_and_unsent_bytes_are_counted(self) -> None:
+    def test_unsent_bytes_are_counted(self) -> None:
         stream = QuicStream(stream_id=0)
         stream.sender.write(b"abc")
         assert private.unsent_bytes(stream) == 3
-        assert private.gap_count(stream) == 0
         assert not private.sending_is_over(stream)
         stream.sender.write(b"", end_stream=True)
         assert private.sending_is_over(stream)

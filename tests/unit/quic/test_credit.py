@@ -6,6 +6,7 @@ from aioquic.quic.packet import QuicErrorCode
 from masque_relay.quic.application import QuicTransport
 from masque_relay.quic.credit import MAX_CRYPTO_GAP_BYTES, MAX_STREAM_GAPS
 from masque_relay.quic.limits import QuicLimits
+from masque_relay.quic.stream_receiver import PieceReceiver
 from tests.support.aioquic_relays import Attacker, OurRelay
 from tests.support.quic_pair import Pair, RecordingApplication, make_pair
 
@@ -136,6 +137,48 @@ class TestStreamsThatEnd:
         for _ in range(3):
             app.transport.consume_stream_bytes(0, 1_000)
         assert self.consumed(pair) == self.received(pair) == 1_000
+
+
+class TestReceivers:
+    """Every stream has the receiver that keeps only what came, whoever opened it and how."""
+
+    def test_streams_that_a_frame_opens_have_it_and_all_below(self) -> None:
+        attacker = Attacker(OurRelay)
+        attacker.send_frames(b"\x0e" + encode_uint_var(4 * 9) + encode_uint_var(5) + b"\x01x")
+        attacker.send_frames(b"\x04" + encode_uint_var(4 * 12) + b"\x00\x00")  # RESET_STREAM
+        attacker.send_frames(b"\x05" + encode_uint_var(4 * 15) + b"\x00")  # STOP_SENDING
+        attacker.send_frames(b"\x11" + encode_uint_var(4 * 18) + b"\x05")  # MAX_STREAM_DATA
+        streams = attacker.relay.quic._streams
+        assert {4 * n for n in range(19)} <= streams.keys()
+        assert {type(stream.receiver) for stream in streams.values()} == {PieceReceiver}
+
+    def test_streams_of_our_own_and_handshakes_have_it(self) -> None:
+        pair = make_pair()
+        pair.client.send_stream_data(0, b"abc", end_stream=False)
+        pair.settle()
+        for end in (pair.client, pair.server):
+            connection = end._connection
+            streams = [*connection._streams.values(), *connection._crypto_streams.values()]
+            assert {type(stream.receiver) for stream in streams} == {PieceReceiver}
+
+    def test_gaps_count_for_the_connection_until_they_are_filled_or_reset(self) -> None:
+        attacker = Attacker(OurRelay)
+        relay = attacker.relay
+        assert isinstance(relay, OurRelay)
+        gaps = relay.adapter._connection._stream_gaps
+        for stream_id in (0, 4):
+            attacker.send_frames(
+                b"".join(
+                    b"\x0e" + encode_uint_var(stream_id) + encode_uint_var(2 * n) + b"\x01x"
+                    for n in range(1, 31)
+                )
+            )
+        assert gaps.total == 60
+        attacker.send_frames(b"\x0e\x00\x00" + encode_uint_var(70) + bytes(70))
+        assert gaps.total == 30
+        attacker.send_frames(b"\x04\x04\x00" + encode_uint_var(61))
+        assert gaps.total == 0
+        assert not attacker.is_closed
 
 
 class TestStrangers:
