@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 import masque_relay
-from masque_relay.cli.output import fail
+from masque_relay.cli.output import fail, json_option
 
 
 @click.command()
@@ -16,30 +16,24 @@ from masque_relay.cli.output import fail
 )
 @click.option("--repetitions", type=click.IntRange(1), help="Of every measurement.  [default: 5]")
 @click.option(
-    "--json",
-    "json_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write every sample there too.",
-)
-@click.option(
     "--plot",
     "plot_file",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Draw the datagrams per CPU second there, as SVG.",
 )
-def bench(
-    smoke: bool, repetitions: int | None, json_file: Path | None, plot_file: Path | None
-) -> None:
+@json_option
+def bench(smoke: bool, repetitions: int | None, plot_file: Path | None, as_json: bool) -> None:
     """Measure the relay beside a naive aioquic proxy and plain loopback.
 
     \b
     Examples:
       ghostctl bench
       ghostctl bench --smoke
-      ghostctl bench --repetitions 3 --json figures.json --plot figures.svg
+      ghostctl bench --repetitions 3 --plot figures.svg --json > figures.json
 
-    Takes about a minute per repetition. See docs/explanation/performance.md for what the
-    figures mean. Works in a source tree only: the naive proxy is not part of the installed relay.
+    Takes about a minute per repetition; --json prints every sample. What the figures mean is in
+    docs/explanation/performance.md. Works in a source tree only: the naive proxy is not part of the
+    installed relay.
     """
     root = Path(masque_relay.__file__).parent.parent
     if not (root / "tests" / "bench" / "__main__.py").exists():
@@ -51,7 +45,7 @@ def bench(
     command = [sys.executable, "-m", "tests.bench"]
     command += ["--smoke"] if smoke else []
     command += ["--repetitions", str(repetitions)] if repetitions else []
-    command += ["--json", str(json_file.resolve())] if json_file else []
+    command += ["--json"] if as_json else []
     command += ["--plot", str(plot_file.resolve())] if plot_file else []
     done = subprocess.run(command, cwd=root, check=False)  # noqa: S603 - this very interpreter
     raise SystemExit(done.returncode)

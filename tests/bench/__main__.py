@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="ghostctl bench")
     parser.add_argument("--smoke", action="store_true")
     parser.add_argument("--repetitions", type=int, default=Plan().repetitions)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", action="store_true")
     parser.add_argument("--plot", type=Path)
     options = parser.parse_args()
     plan = SMOKE if options.smoke else Plan(repetitions=options.repetitions)
@@ -107,11 +107,13 @@ def main() -> None:
         for repetition in range(plan.repetitions):
             print(f"repetition {repetition + 1} of {plan.repetitions}", file=sys.stderr)
             measure(bench, plan, report)
-    if options.json:
-        options.json.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
     if options.plot:
         options.plot.write_text(plot(report.as_json(), PLOTTED), encoding="utf-8")
-    print(machine(), report.table(), report.ratios(OURS, NAIVE), sep="\n\n")
+    if options.json:
+        ratios = report.ratios(OURS, NAIVE).splitlines()
+        print(json.dumps({**report.as_json(), "ratios": ratios}))
+    else:
+        print(machine(), report.table(), report.ratios(OURS, NAIVE), sep="\n\n")
 
 
 if __name__ == "__main__":
