@@ -14,7 +14,7 @@ from masque_relay.config.dev_pki import certificate_pem, key_pem, make_ca, make_
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import HttpCounters, QuicCounters
 from masque_relay.contract.ports import Clock, DatagramSocketFactory
-from masque_relay.http.h3 import H3FrontEnd
+from masque_relay.http.front_end import HttpFrontEnd
 from masque_relay.http.limits import HttpLimits
 from masque_relay.quic.endpoint import QuicEndpoint
 from masque_relay.quic.limits import QuicLimits
@@ -106,7 +106,7 @@ async def site_target(
     ca = make_ca(ca_key)
     leaf = make_leaf(key, ca, ca_key, names=(DEMO_NAME,))
     identity = CertificateIdentity.from_pem(certificate_pem(leaf), key_pem(key))
-    async with H3FrontEnd(
+    async with HttpFrontEnd(
         _page, limits=HttpLimits(), counters=HttpCounters(), clock=clock
     ) as front_end:
         endpoint = QuicEndpoint(

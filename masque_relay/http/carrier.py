@@ -1,4 +1,4 @@
-"""Owns a tunnel's way out over an HTTP/3 stream: QUIC datagrams, or DATAGRAM capsules."""
+"""Owns a tunnel's way out over a request stream: QUIC datagrams, or DATAGRAM capsules."""
 
 from collections.abc import Callable, Sequence
 from enum import Enum, auto
@@ -18,7 +18,7 @@ class _Form(Enum):
     CAPSULES = auto()
 
 
-class H3Carrier:
+class HttpCarrier:
     """Sends HTTP Datagrams of one request stream, in the form in which the client speaks.
 
     QUIC datagrams where the client announced H3_DATAGRAM; DATAGRAM capsules where it did not, or

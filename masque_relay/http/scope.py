@@ -7,8 +7,8 @@ from urllib.parse import unquote
 
 from starlette.types import Scope
 
-from masque_relay.http.h3_stream import H3Stream
 from masque_relay.http.request_head import ConnectForm
+from masque_relay.http.stream import HttpStream
 from masque_relay.http.transport import ClientLink, HttpVersion
 from masque_relay.wire.authority import parse_authority
 from masque_relay.wire.errors import WireError
@@ -17,7 +17,7 @@ TLS_1_3 = 0x0304  # QUIC has no other (RFC 9001 section 4.2)
 
 
 def build_scope(
-    stream: H3Stream,
+    stream: HttpStream,
     link: ClientLink,
     state: Mapping[str, Any],
     *,
@@ -43,7 +43,7 @@ def build_scope(
     }
 
 
-def _extensions(stream: H3Stream, link: ClientLink) -> dict[str, Any]:
+def _extensions(stream: HttpStream, link: ClientLink) -> dict[str, Any]:
     head = stream.head
     extensions: dict[str, Any] = {
         "http.response.trailers": {},

@@ -8,7 +8,7 @@ from starlette.types import Message
 
 from masque_relay.contract.tunnel import Carrier, TunnelSession
 from masque_relay.contract.verdict import EndReason
-from masque_relay.http.carrier import H3Carrier
+from masque_relay.http.carrier import HttpCarrier
 from masque_relay.http.services import StreamServices
 from masque_relay.http.splice_limits import (
     FilteredCarrier,
@@ -59,7 +59,7 @@ class Splice:
     def __init__(
         self,
         session: TunnelSession,
-        carrier: H3Carrier,
+        carrier: HttpCarrier,
         services: StreamServices,
         *,
         limits: SpliceLimits,

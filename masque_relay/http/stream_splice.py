@@ -8,7 +8,7 @@ from starlette.types import Message
 
 from masque_relay.contract.tunnel import StreamSession
 from masque_relay.contract.verdict import EndReason
-from masque_relay.http.carrier import H3Carrier
+from masque_relay.http.carrier import HttpCarrier
 from masque_relay.http.services import StreamServices
 from masque_relay.http.splice import FINISHED
 from masque_relay.wire.errors import WireError
@@ -52,7 +52,7 @@ class StreamSplice:
     def __init__(
         self,
         session: StreamSession,
-        carrier: H3Carrier,
+        carrier: HttpCarrier,
         services: StreamServices,
         *,
         stream_id: int,

@@ -14,9 +14,9 @@ import structlog
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import TcpCounters
 from masque_relay.contract.ports import Clock
+from masque_relay.http.front_end import HttpFrontEnd
 from masque_relay.http.h1_session import H1Session
 from masque_relay.http.h2_session import H2Session
-from masque_relay.http.h3 import H3FrontEnd
 from masque_relay.http.tcp_connection import TcpConnection, TcpLink
 from masque_relay.http.tcp_limits import TcpLimits
 from masque_relay.http.tcp_tls import ALPN_H2
@@ -40,14 +40,14 @@ _log = structlog.get_logger(__name__)
 
 
 class TcpFront:
-    """HTTP/2 and HTTP/1.1 over TLS for the application of an H3FrontEnd; a context manager.
+    """HTTP/2 and HTTP/1.1 over TLS for the application of an HttpFrontEnd; a context manager.
 
     Leaving waits a moment for connections that the front end has told to close, then cuts them.
     """
 
     def __init__(
         self,
-        front_end: H3FrontEnd,
+        front_end: HttpFrontEnd,
         context: ssl.SSLContext,
         *,
         limits: TcpLimits,

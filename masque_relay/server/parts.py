@@ -26,7 +26,7 @@ from masque_relay.dataplane.batch_io import socket_factory
 from masque_relay.dataplane.inproc import InprocDataplane
 from masque_relay.http.connect_tcp import ConnectTcpServices
 from masque_relay.http.connect_udp import ConnectUdpServices
-from masque_relay.http.h3 import H3FrontEnd
+from masque_relay.http.front_end import HttpFrontEnd
 from masque_relay.http.routes import TcpTunnels, build_app
 from masque_relay.http.tcp_front import TcpFront
 from masque_relay.quic.application import ApplicationFactory
@@ -62,7 +62,7 @@ class Parts:
     gate: RelayGate
     dataplane: InprocDataplane
     certificates: CertificateStore
-    front_end: H3FrontEnd
+    front_end: HttpFrontEnd
     endpoint: QuicEndpoint
     applications: Mapping[str, ApplicationFactory]
     """By ALPN, as the endpoint has them."""
@@ -114,7 +114,7 @@ async def open_parts(
         templates=config.connect_tcp.templates,
         classic=config.connect_tcp.classic,
     )
-    front_end = H3FrontEnd(
+    front_end = HttpFrontEnd(
         build_app(services, templates=config.connect_udp.templates, tcp=tcp_tunnels),
         limits=config.http,
         counters=counters.http,

@@ -12,7 +12,7 @@ from masque_relay.control.leases import LeaseTable
 from masque_relay.dataplane.inproc import InprocDataplane
 from masque_relay.dataplane.udp_flow import ConnectedUdpFlow
 from masque_relay.http.gate_middleware import GateMiddleware
-from masque_relay.http.h3_stream import H3Stream
+from masque_relay.http.stream import HttpStream
 from masque_relay.quic.application import Headers
 from masque_relay.tunnels.connect_udp import ConnectUdpSession
 from tests.support.h3_client import H3Client
@@ -37,8 +37,8 @@ FAULTS: list[tuple[type, str, Callable[..., Any]]] = [
     (ConnectUdpSession, "attach", boom),
     (ConnectUdpSession, "on_datagrams", boom),
     (ConnectUdpSession, "on_batch", boom),
-    (H3Stream, "application_failed", boom),
-    (H3Stream, "application_returned", boom),
+    (HttpStream, "application_failed", boom),
+    (HttpStream, "application_returned", boom),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Owns the rig for front-end tests: an H3FrontEnd over a recording transport."""
+"""Owns the rig for front-end tests: an HttpFrontEnd over a recording transport."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from masque_relay.contract.counters import HttpCounters
-from masque_relay.http.h3 import H3FrontEnd
+from masque_relay.http.front_end import HttpFrontEnd
 from masque_relay.http.limits import HttpLimits
 from masque_relay.quic.application import H3Application, Headers, QuicTransport
 from tests.support.http_fakes import (
@@ -53,7 +53,7 @@ class Rig:
         self.clock = FakeClock()
         self.quic = FakeQuic()
         self.transports: list[RecordingH3Transport] = []
-        self.front_end = H3FrontEnd(
+        self.front_end = HttpFrontEnd(
             app,
             limits=limits or HttpLimits(),
             counters=self.counters,

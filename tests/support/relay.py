@@ -38,7 +38,7 @@ from masque_relay.dataplane.limits import SocketLimits
 from masque_relay.http.connect_tcp import ConnectTcpServices
 from masque_relay.http.connect_udp import ConnectUdpServices
 from masque_relay.http.denials import DEFAULT_PROXY_NAME
-from masque_relay.http.h3 import H3FrontEnd
+from masque_relay.http.front_end import HttpFrontEnd
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.routes import TcpTunnels, build_app
 from masque_relay.http.tcp_front import TcpFront
@@ -125,7 +125,7 @@ class InProcessRelay:
     signing_key: SigningKey
     gate: RelayGate
     dataplane: InprocDataplane
-    front_end: H3FrontEnd
+    front_end: HttpFrontEnd
     audit: ListAudit
     http: HttpCounters
     tunnels: TunnelCounters
@@ -251,7 +251,7 @@ async def running_relay(
             limits=http_limits,
             proxy_name=DEFAULT_PROXY_NAME,
         )
-        front_end = H3FrontEnd(
+        front_end = HttpFrontEnd(
             build_app(
                 services,
                 templates=templates,

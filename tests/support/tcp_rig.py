@@ -14,9 +14,9 @@ from starlette.types import ASGIApp
 
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import HttpCounters, TcpCounters
+from masque_relay.http.front_end import HttpFrontEnd
 from masque_relay.http.h1_session import H1Session
 from masque_relay.http.h2_session import H2Session
-from masque_relay.http.h3 import H3FrontEnd
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.tcp_connection import TcpLink
 from masque_relay.http.tcp_limits import TcpLimits
@@ -74,7 +74,7 @@ class FakeWire:
 class TcpRig:
     """What is around a session."""
 
-    front_end: H3FrontEnd
+    front_end: HttpFrontEnd
     http: HttpCounters
     tcp: TcpCounters
     clock: FakeClock
@@ -119,7 +119,7 @@ async def tcp_rig(
     http, tcp, clock = HttpCounters(), TcpCounters(), FakeClock()
     # Applications here may wait for ever: the end of the test need not.
     limits = dataclasses.replace(limits or HttpLimits(), application_exit_s=0.01)
-    front_end = H3FrontEnd(app, limits=limits, counters=http, clock=clock)
+    front_end = HttpFrontEnd(app, limits=limits, counters=http, clock=clock)
     services = TcpServices(
         limits=tcp_limits or TcpLimits(),
         counters=tcp,

@@ -17,7 +17,7 @@ from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import FlowCounters, HttpCounters, QuicCounters
 from masque_relay.dataplane.batch_io import socket_factory
 from masque_relay.dataplane.limits import SocketLimits
-from masque_relay.http.h3 import H3FrontEnd
+from masque_relay.http.front_end import HttpFrontEnd
 from masque_relay.http.limits import HttpLimits
 from masque_relay.quic.application import Headers
 from masque_relay.quic.endpoint import QuicEndpoint
@@ -59,7 +59,9 @@ async def serving(
         site.certificate_file.read_bytes(), site.key_file.read_bytes()
     )
     clock, sockets = SystemClock(), socket_factory(SocketLimits(), FlowCounters())
-    front_end = H3FrontEnd(app, limits=limits or HttpLimits(), counters=HttpCounters(), clock=clock)
+    front_end = HttpFrontEnd(
+        app, limits=limits or HttpLimits(), counters=HttpCounters(), clock=clock
+    )
     async with AsyncExitStack() as stack:
         server = QuicEndpoint(
             EndpointSettings(

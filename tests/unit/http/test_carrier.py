@@ -6,7 +6,7 @@ import pytest
 
 from masque_relay.contract.counters import HttpCounters
 from masque_relay.contract.verdict import EndReason
-from masque_relay.http.carrier import H3Carrier
+from masque_relay.http.carrier import HttpCarrier
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.services import StreamServices
 from masque_relay.wire.capsule import encode_capsule
@@ -25,7 +25,7 @@ class Made:
     over: list[EndReason | None] = field(default_factory=list)
     to_stop: list[int] = field(default_factory=list)
 
-    def carrier(self, limits: HttpLimits | None = None) -> H3Carrier:
+    def carrier(self, limits: HttpLimits | None = None) -> HttpCarrier:
         services = StreamServices(
             transport=self.transport,
             limits=limits or HttpLimits(),
@@ -33,7 +33,7 @@ class Made:
             clock=FakeClock(),
             stop_when_sent=self.to_stop.append,
         )
-        return H3Carrier(services, 8, on_over=self.over.append)
+        return HttpCarrier(services, 8, on_over=self.over.append)
 
 
 class TestForm:

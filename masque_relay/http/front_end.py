@@ -12,11 +12,11 @@ from masque_relay.contract.counters import HttpCounters
 from masque_relay.contract.ports import Clock
 from masque_relay.contract.verdict import EndReason
 from masque_relay.http.codes import H3Error
-from masque_relay.http.h3_connection import H3Connection
-from masque_relay.http.h3_stream import ClientDisconnectedError, H3Stream
+from masque_relay.http.connection import HttpConnection
 from masque_relay.http.lifespan import Lifespan
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.middleware_check import refuse_unfit_middleware
+from masque_relay.http.stream import ClientDisconnectedError, HttpStream
 from masque_relay.http.transport import ClientLink, HttpTransport, HttpVersion
 from masque_relay.quic.application import (
     H3Application,
@@ -44,8 +44,8 @@ class H3SessionFactory(Protocol):
 Session = TypeVar("Session", bound=HttpTransport)
 
 
-class H3FrontEnd:
-    """Serves an ASGI application over HTTP/3; an async context manager.
+class HttpFrontEnd:
+    """Serves an ASGI application over HTTP of any version; an async context manager.
 
     Connections of other HTTP versions come through :meth:`serve_connection`.
 
@@ -70,8 +70,8 @@ class H3FrontEnd:
         self._counters = counters
         self._clock = clock
         self._session_factory = session_factory
-        self._connections: set[H3Connection] = set()
-        self._tasks: dict[H3Stream, asyncio.Task[None]] = {}
+        self._connections: set[HttpConnection] = set()
+        self._tasks: dict[HttpStream, asyncio.Task[None]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._group = asyncio.TaskGroup()
@@ -157,7 +157,7 @@ class H3FrontEnd:
         http_version: HttpVersion = HttpVersion.HTTP3,
     ) -> Session:
         """Take a new connection of any HTTP version; return the session that was made for it."""
-        connection = H3Connection(
+        connection = HttpConnection(
             self,
             limits=self._limits,
             counters=self._counters,
@@ -200,7 +200,7 @@ class H3FrontEnd:
 
     # ConnectionOwner.
 
-    def start_request(self, connection: H3Connection, stream: H3Stream, scope: Scope) -> bool:
+    def start_request(self, connection: HttpConnection, stream: HttpStream, scope: Scope) -> bool:
         """Run the application for one request, in a task of its own."""
         if not self._is_open:
             return False
@@ -210,11 +210,11 @@ class H3FrontEnd:
         self._idle.clear()
         return True
 
-    def connection_over(self, connection: H3Connection) -> None:
+    def connection_over(self, connection: HttpConnection) -> None:
         """Forget a connection; its requests end by themselves."""
         self._connections.discard(connection)
 
-    async def _run(self, connection: H3Connection, stream: H3Stream, scope: Scope) -> None:
+    async def _run(self, connection: HttpConnection, stream: HttpStream, scope: Scope) -> None:
         try:
             await self._answer(stream, scope)
         except Exception:  # noqa: BLE001  (STYLE 17: one request's bug is its own)
@@ -226,7 +226,7 @@ class H3FrontEnd:
             if not self._tasks:
                 self._idle.set()
 
-    async def _answer(self, stream: H3Stream, scope: Scope) -> None:
+    async def _answer(self, stream: HttpStream, scope: Scope) -> None:
         try:
             await self._app(scope, stream.receive, stream.send)
         except ClientDisconnectedError:

@@ -12,12 +12,12 @@ from masque_relay.contract.ports import Clock
 from masque_relay.contract.verdict import EndReason
 from masque_relay.http.codes import H3Error
 from masque_relay.http.datagram_queue import EarlyDatagrams
-from masque_relay.http.h3_stream import H3Stream
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.rate import EventRate
 from masque_relay.http.request_head import RequestHead, parse_request_head
 from masque_relay.http.scope import build_scope
 from masque_relay.http.services import StreamServices
+from masque_relay.http.stream import HttpStream
 from masque_relay.http.transport import ClientLink, HttpTransport, HttpVersion
 from masque_relay.quic.application import Headers
 from masque_relay.wire.errors import WireError
@@ -38,16 +38,16 @@ class ConnectionOwner(Protocol):
         """The lifespan state."""
         ...
 
-    def start_request(self, connection: "H3Connection", stream: H3Stream, scope: Scope) -> bool:
+    def start_request(self, connection: "HttpConnection", stream: HttpStream, scope: Scope) -> bool:
         """Run the application for a request; False when the front end is shutting down."""
         ...
 
-    def connection_over(self, connection: "H3Connection") -> None:
+    def connection_over(self, connection: "HttpConnection") -> None:
         """The connection is lost."""
         ...
 
 
-class H3Connection:
+class HttpConnection:
     """Feeds the requests of one connection of any HTTP version (an H3Application).
 
     A fault of one request is a reset of its stream; only a flood of cancelled requests closes the
@@ -69,7 +69,7 @@ class H3Connection:
         self._limits = limits
         self._counters = counters
         self._clock = clock
-        self._streams: dict[int, H3Stream] = {}
+        self._streams: dict[int, HttpStream] = {}
         self._next_stream_id = 0
         """The lowest request stream that was never seen."""
         self._skipped_ids: set[int] = set()
@@ -107,7 +107,7 @@ class H3Connection:
         return self._bound.transport
 
     @property
-    def streams(self) -> tuple[H3Stream, ...]:
+    def streams(self) -> tuple[HttpStream, ...]:
         """The requests that are running."""
         return tuple(self._streams.values())
 
@@ -189,7 +189,7 @@ class H3Connection:
 
     # What the front end calls.
 
-    def forget(self, stream: H3Stream) -> None:
+    def forget(self, stream: HttpStream) -> None:
         """The application of a request is done."""
         self._streams.pop(stream.stream_id, None)
 
@@ -270,7 +270,7 @@ class H3Connection:
     def _start(
         self, stream_id: int, head: RequestHead, early: list[bytes], *, end_stream: bool
     ) -> None:
-        stream = H3Stream(self._bound, stream_id, head, request_id=uuid4().hex[:16])
+        stream = HttpStream(self._bound, stream_id, head, request_id=uuid4().hex[:16])
         scope = build_scope(
             stream, self._client, self._owner.state, http_version=self._http_version
         )

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from masque_relay.http.h3_stream import ClientDisconnectedError
 from masque_relay.http.limits import HttpLimits
+from masque_relay.http.stream import ClientDisconnectedError
 from masque_relay.wire.capsule import encode_capsule
 from tests.support.http_fakes import CONNECT_UDP_HEAD, GET_HEAD, head_with, settle
 from tests.support.http_rig import AppCall, Rig, ScriptedApp, serving

@@ -9,7 +9,7 @@ import structlog
 from starlette.types import Message
 
 from masque_relay.contract.verdict import EndReason
-from masque_relay.http.carrier import H3Carrier
+from masque_relay.http.carrier import HttpCarrier
 from masque_relay.http.codes import H3Error
 from masque_relay.http.inbox import Inbox
 from masque_relay.http.request_head import RequestHead, check_trailers
@@ -40,7 +40,7 @@ class _Response(Enum):
     ENDED = auto()
 
 
-class H3Stream:
+class HttpStream:
     """One request: pushed into by the connection, pulled from by its application.
 
     Attributes:
@@ -86,7 +86,7 @@ class H3Stream:
             content_length=head.content_length,
             is_tunnel=self._is_tunnel,
         )
-        self.carrier = H3Carrier(
+        self.carrier = HttpCarrier(
             services,
             stream_id,
             on_over=self._carrier_over,
