@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from masque_relay.contract.address import Endpoint, IPAddress, Target
 from masque_relay.contract.counters import TunnelCounters
-from masque_relay.contract.flow import FlowError
+from masque_relay.contract.flow import FlowError, UdpFlow
 from masque_relay.contract.ports import Clock, Dataplane, Gate
 from masque_relay.contract.verdict import EndReason
 from masque_relay.http.admission import Admission
@@ -121,22 +121,28 @@ class ConnectUdpEndpoint:
         addresses: Sequence[IPAddress],
         port: int,
     ) -> Endpoint | Refusal:
-        """UDP has no handshake to race: the first address that has a route is taken."""
+        """Take the first address that has a route; the session may ask for the others."""
         first_error: FlowError | None = None
         sink = WatchedSink(
             session,
             request_id=admission.lease.request.request_id,
             oversize_notices=self._oversize_notices,
         )
-        for address in addresses:
-            endpoint = Endpoint(address=address, port=port)
-            try:
-                flow = self._services.dataplane.open_udp(admission.lease, endpoint, sink)
-            except FlowError as error:
-                first_error = first_error or error
-                continue
-            session.bind_flow(flow)
-            return endpoint
+        endpoints = iter([Endpoint(address=address, port=port) for address in addresses])
+
+        def next_flow() -> UdpFlow | None:
+            nonlocal first_error
+            for endpoint in endpoints:
+                try:
+                    return self._services.dataplane.open_udp(admission.lease, endpoint, sink)
+                except FlowError as error:
+                    first_error = first_error or error
+            return None
+
+        flow = next_flow()
+        if flow is not None:
+            session.bind_flow(flow, spare_flow=next_flow if len(addresses) > 1 else None)
+            return flow.peer
         if first_error is None:
             raise RuntimeError("no address to open")
         admission.close(EndReason.TARGET_FAILED, str(first_error))

@@ -1,9 +1,9 @@
 """Owns the CONNECT-UDP tunnel between a carrier and a UDP flow (RFC 9298 section 5), sans I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from masque_relay.contract.counters import TunnelCounters
-from masque_relay.contract.flow import FlowError, UdpFlow
+from masque_relay.contract.flow import FlowError, FlowFault, UdpFlow
 from masque_relay.contract.lease import Meter
 from masque_relay.contract.tunnel import Carrier
 from masque_relay.contract.verdict import EndReason
@@ -34,6 +34,8 @@ class ConnectUdpSession:
         "_downlink",
         "_flow",
         "_prefix",
+        "_spare_flow",
+        "_unanswered",
         "_uplink",
         "end_reason",
         "flow_error_count",
@@ -53,15 +55,27 @@ class ConnectUdpSession:
         self._prefix = encode_varint(context_id)
         self._flow: UdpFlow | None = None
         self._carrier: Carrier | None = None
+        self._spare_flow: Callable[[], UdpFlow | None] | None = None
+        self._unanswered: Sequence[bytes] = ()
         self.end_reason: EndReason | None = None
         self.flow_error_count = 0
         self.last_flow_error: FlowError | None = None
         self.oversize_downlink_count = 0
 
-    def bind_flow(self, flow: UdpFlow) -> None:
-        """Take the flow; from here the session closes it when the tunnel ends."""
+    def bind_flow(
+        self, flow: UdpFlow, *, spare_flow: Callable[[], UdpFlow | None] | None = None
+    ) -> None:
+        """Take the flow; from here the session closes it when the tunnel ends.
+
+        Args:
+            flow: to the first of the target's addresses.
+            spare_flow: opens the next address, or returns None when there is none. UDP has no
+                handshake to race (RFC 8305), so the first address that refuses before anything came
+                back makes room for the next; after the first answer the address stays.
+        """
         if self.end_reason is None:
             self._flow = flow
+            self._spare_flow = spare_flow
         else:
             flow.close()
 
@@ -85,6 +99,8 @@ class ConnectUdpSession:
         if self.end_reason is None:
             self.end_reason = reason
         self._carrier = None
+        self._spare_flow = None
+        self._unanswered = ()
         if self._flow is not None:
             self._flow.close()
             self._flow = None
@@ -114,6 +130,8 @@ class ConnectUdpSession:
             size = sum(map(len, udp))
         if udp and self._flow is flow:  # taking the last of a quota may have ended the lease
             flow.send_batch(udp)
+            if self._spare_flow is not None:
+                self._unanswered = udp
             self._counters.uplink_datagrams += len(udp)
             self._counters.uplink_bytes += size
 
@@ -122,6 +140,9 @@ class ConnectUdpSession:
 
     def on_batch(self, payloads: Sequence[bytes]) -> None:
         """Send UDP payloads from the target to the client."""
+        if self._spare_flow is not None:  # this address answers: it stays
+            self._spare_flow = None
+            self._unanswered = ()
         carrier = self._carrier
         if carrier is None:
             return
@@ -152,6 +173,20 @@ class ConnectUdpSession:
         """
         self.flow_error_count += 1
         self.last_flow_error = error
+        if error.fault is FlowFault.CONNECTION_REFUSED and self._spare_flow is not None:
+            self._try_next_address(self._spare_flow)
+
+    def _try_next_address(self, spare_flow: Callable[[], UdpFlow | None]) -> None:
+        """Go on at the target's next address and say there again what nobody answered."""
+        flow = spare_flow()
+        if flow is None:
+            self._spare_flow = None
+        else:
+            if self._flow is not None:
+                self._flow.close()
+            self._flow = flow
+            flow.send_batch(self._unanswered)
+        self._unanswered = ()
 
     @staticmethod
     def _end_stream(carrier: Carrier, reason: EndReason) -> None:

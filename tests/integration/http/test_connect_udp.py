@@ -71,6 +71,18 @@ class TestTunnel:
             assert answer.status == 200
             assert answer.proxy_status.next_hop == f"{ECHO_HOST}:{port}"
 
+    async def test_an_address_that_refuses_makes_room_for_the_next(self, tmp_path: Path) -> None:
+        policy = POLICY.replace(f'"{ECHO_HOST}/32:*"', f'"{ECHO_HOST}/32:*", "[::1/128]:*"')
+        names = {"echo.test": ["::1", ECHO_HOST]}
+        async with running_relay(tmp_path, policy=policy, names=names) as relay, udp_echo() as port:
+            client = await relay.connect()
+            stream_id, answer = await client.request(relay.connect_udp("echo.test", port))
+
+            assert answer.proxy_status.next_hop == f"[::1]:{port}"
+            client.session.send_datagrams(stream_id, b"\0", [b"sent once"])
+            await client.until(lambda: client.exchanges[stream_id].datagrams)
+            assert client.exchanges[stream_id].datagrams == [b"\0sent once"]
+
     @pytest.mark.clause(
         "RFC 9298", "3", "MUST", "serve names, IPv4 and IPv6 literals as target_host"
     )

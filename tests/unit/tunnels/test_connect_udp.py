@@ -177,6 +177,57 @@ class TestDownlink:
         assert tunnel.carrier.datagrams == [b"\0back again"]
 
 
+class TestNextAddress:
+    """RFC 8305 for a protocol without a handshake."""
+
+    REFUSED = FlowError(FlowFault.CONNECTION_REFUSED, "port unreachable")
+
+    def two_addresses(self) -> tuple[Tunnel, FakeFlow]:
+        tunnel = Tunnel()
+        second = FakeFlow(Endpoint(address=ip_address("192.0.2.8"), port=53), tunnel.session)
+        spares = [second]
+        tunnel.session.bind_flow(tunnel.flow, spare_flow=lambda: spares.pop() if spares else None)
+        return tunnel, second
+
+    def test_a_refusal_before_any_answer_leads_on_with_what_was_asked(self) -> None:
+        tunnel, second = self.two_addresses()
+        tunnel.session.on_datagrams([b"\0question"])
+        tunnel.session.on_flow_error(self.REFUSED)
+        assert tunnel.flow.is_closed
+        assert second.sent == [b"question"]
+        tunnel.session.on_datagrams([b"\0more"])
+        assert second.sent == [b"question", b"more"]
+        tunnel.session.on_batch([b"answer"])
+        assert tunnel.carrier.datagrams == [b"\0answer"]
+
+    def test_an_address_that_has_answered_stays(self) -> None:
+        tunnel, second = self.two_addresses()
+        tunnel.session.on_datagrams([b"\0question"])
+        tunnel.session.on_batch([b"answer"])
+        tunnel.session.on_flow_error(self.REFUSED)
+        assert not tunnel.flow.is_closed
+        assert second.sent == []
+
+    def test_the_last_address_stays_whatever_it_refuses(self) -> None:
+        tunnel, second = self.two_addresses()
+        tunnel.session.on_flow_error(self.REFUSED)
+        tunnel.session.on_flow_error(self.REFUSED)
+        assert not second.is_closed
+        tunnel.session.on_datagrams([b"\0again"])
+        assert second.sent == [b"again"]
+
+    def test_another_error_leads_nowhere_else(self) -> None:
+        tunnel, _ = self.two_addresses()
+        tunnel.session.on_flow_error(FlowError(FlowFault.DESTINATION_UNAVAILABLE, "no route now"))
+        assert not tunnel.flow.is_closed
+
+    def test_the_tunnel_ends_with_the_flow_that_it_has_by_then(self) -> None:
+        tunnel, second = self.two_addresses()
+        tunnel.session.on_flow_error(self.REFUSED)
+        tunnel.session.ended(EndReason.PEER_CLOSED)
+        assert second.is_closed
+
+
 class TestEnd:
     @pytest.mark.parametrize("reason", list(EndReason))
     def test_closing_ends_stream_and_flow_once(self, reason: EndReason) -> None:
