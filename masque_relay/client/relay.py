@@ -262,7 +262,10 @@ def _read_ca(ca_file: Path | None) -> bytes | None:
             hint="`ghostctl relay run --dev --state-dir DIR` writes DIR/ca.pem",
         ) from error
     if b"-----BEGIN CERTIFICATE-----" not in ca_pem:
-        raise CredentialError(f"the CA file {ca_file} holds no PEM certificate")
+        raise CredentialError(
+            f"the CA file {ca_file} holds no PEM certificate",
+            hint="name the file that begins with -----BEGIN CERTIFICATE-----, not a key or a token",
+        )
     return ca_pem
 
 
