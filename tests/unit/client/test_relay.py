@@ -29,8 +29,9 @@ async def test_a_ca_file_that_is_absent_or_holds_none_is_named(tmp_path: Path) -
     for path in (tmp_path / "absent.pem", tmp_path / "empty.pem"):
         if path.name == "empty.pem":
             path.write_text("")
-        with pytest.raises(CredentialError, match=path.name):
+        with pytest.raises(CredentialError, match=path.name) as refused:
             await RelayClient(RELAY, RelayOptions(ca_file=path)).connect()
+        assert refused.value.hint
 
 
 async def test_a_client_certificate_that_is_none_is_named(tmp_path: Path) -> None:
