@@ -5,25 +5,18 @@ from pathlib import Path
 import click
 import orjson
 
-from masque_relay.cli.client_errors import exit_code_of
+from masque_relay.cli.client_report import ClientReport, write_whole
 from masque_relay.cli.output import print_json
-from masque_relay.cli.tunnel_report import write_whole
-from masque_relay.client import ClientError, RelayLink
+from masque_relay.client import RelayLink
 from masque_relay.client.events import ClientEvent, RelayAway, RelayConnected
 from masque_relay.client.proxy import LocalProxy
 
 
-class ProxyReport:
-    """Prints events and status of one local proxy.
-
-    Lines for people go to stdout, problems to stderr. With ``as_json`` everything is one JSON
-    object per line on stdout, told apart by ``event``.
-    """
+class ProxyReport(ClientReport):
+    """Prints events and status of one local proxy."""
 
     def __init__(self, relay: str, *, as_json: bool) -> None:
-        self._relay = relay
-        self._as_json = as_json
-        self._is_running = False
+        super().__init__(relay, as_json=as_json)
         self._is_away = False
 
     def ready(self, local: LocalProxy, ready_file: Path | None) -> None:
@@ -53,21 +46,12 @@ class ProxyReport:
                     self._say("the relay is back", event="relay_connected", peer=str(event.peer))
             case RelayAway():
                 self._is_away = True
-                line = f"{event.error.message}; trying again in {event.retry_in_s:.1f} s"
-                retry_in_s = round(event.retry_in_s, 3)
-                if self._as_json:
-                    print_json(
-                        {
-                            "event": "relay_away",
-                            "message": line,
-                            "hint": event.error.hint,
-                            "retry_in_s": retry_in_s,
-                        }
-                    )
-                    return
-                click.echo(f"ghostctl: {line}", err=True)
-                if event.error.hint is not None:
-                    click.echo(f"  next: {event.error.hint}", err=True)
+                self._warn(
+                    f"{event.error.message}; trying again in {event.retry_in_s:.1f} s",
+                    event.error.hint,
+                    event="relay_away",
+                    retry_in_s=round(event.retry_in_s, 3),
+                )
             case _:
                 return  # of UDP forwards, which a proxy has none of
 
@@ -90,24 +74,6 @@ class ProxyReport:
         if self._is_running:
             self._is_running = False
             self.status(local, link)
-
-    def failed(self, error: ClientError) -> None:
-        """Tell scripts why the command ends; people read it on stderr from its caller."""
-        if self._as_json:
-            print_json(
-                {
-                    "event": "failed",
-                    "message": error.message,
-                    "hint": error.hint,
-                    "exit_code": int(exit_code_of(error)),
-                }
-            )
-
-    def _say(self, line: str, **values: object) -> None:
-        if self._as_json:
-            print_json(values)
-        else:
-            click.echo(line)
 
 
 def _example(local: LocalProxy) -> str:

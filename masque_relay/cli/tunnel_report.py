@@ -7,9 +7,8 @@ from typing import assert_never
 import click
 import orjson
 
-from masque_relay.cli.client_errors import exit_code_of
-from masque_relay.cli.output import print_json
-from masque_relay.client import ClientError, RelayLink, UdpForward
+from masque_relay.cli.client_report import ClientReport, write_whole
+from masque_relay.client import RelayLink, UdpForward
 from masque_relay.client.events import (
     ClientEvent,
     OversizeDropped,
@@ -21,17 +20,8 @@ from masque_relay.client.events import (
 from masque_relay.client.mtu import describe_payload, oversize_advice
 
 
-class TunnelReport:
-    """Prints events and status of the forwards of one command.
-
-    Lines for people go to stdout, problems to stderr. With ``as_json`` everything is one JSON
-    object per line on stdout, told apart by ``event``.
-    """
-
-    def __init__(self, relay: str, *, as_json: bool) -> None:
-        self._relay = relay
-        self._as_json = as_json
-        self._is_running = False
+class TunnelReport(ClientReport):
+    """Prints events and status of the forwards of one command."""
 
     def ready(
         self, forwards: Sequence[UdpForward], link: RelayLink, ready_file: Path | None
@@ -124,32 +114,6 @@ class TunnelReport:
             self._is_running = False
             self.status(forwards, link)
 
-    def failed(self, error: ClientError) -> None:
-        """Tell scripts why the command ends; people read it on stderr from its caller."""
-        if self._as_json:
-            print_json(
-                {
-                    "event": "failed",
-                    "message": error.message,
-                    "hint": error.hint,
-                    "exit_code": int(exit_code_of(error)),
-                }
-            )
-
-    def _say(self, line: str, **values: object) -> None:
-        if self._as_json:
-            print_json(values)
-        else:
-            click.echo(line)
-
-    def _warn(self, line: str, hint: str | None, **values: object) -> None:
-        if self._as_json:
-            print_json({**values, "message": line, "hint": hint})
-            return
-        click.echo(f"ghostctl: {line}", err=True)
-        if hint is not None:
-            click.echo(f"  next: {hint}", err=True)
-
 
 def _status_line(forward: UdpForward, *, is_up: bool) -> str:
     totals = forward.totals()
@@ -166,10 +130,3 @@ def _status_line(forward: UdpForward, *, is_up: bool) -> str:
         f"{forward.peer_count} peers, sent {totals.sent} ({totals.sent_bytes} bytes), "
         f"received {totals.received} ({totals.received_bytes} bytes), dropped {dropped or 'none'}"
     )
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees all of it or nothing."""
-    beside = path.with_name(path.name + ".new")
-    beside.write_bytes(content)
-    beside.replace(path)
