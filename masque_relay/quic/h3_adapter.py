@@ -13,8 +13,8 @@ from aioquic.quic.logger import QuicLoggerTrace
 from masque_relay.quic.application import H3Application, Headers, QuicTransport
 from masque_relay.quic.h3_framing import H3_DATAGRAM_DRAFTS, H3Framing
 from masque_relay.quic.limits import H3Limits
-from masque_relay.wire.datagram import MAX_QUARTER_STREAM_ID, encode_quarter_stream_id
-from masque_relay.wire.varint import peek_varint
+from masque_relay.wire.datagram import encode_quarter_stream_id, split_http_datagram
+from masque_relay.wire.errors import WireError
 
 
 class H3Session:
@@ -213,24 +213,24 @@ class H3Session:
         if self._is_closed:
             return
         groups: dict[int, list[bytes]] = {}
-        last_quarter = -1
+        last_stream_id = -1
         group: list[bytes] = []
         for payload in payloads:
-            if payload and payload[0] < 0x40:
-                quarter, offset = payload[0], 1
+            if payload and payload[0] < 0x40:  # the first 64 request streams: one byte, no call
+                stream_id, data = payload[0] * 4, payload[1:]
             else:
-                found = peek_varint(payload)
-                if found is None or found[0] > MAX_QUARTER_STREAM_ID:
+                try:
+                    stream_id, data = split_http_datagram(payload)
+                except WireError:
                     # RFC 9297 section 2.1.
                     self.close(ErrorCode.H3_DATAGRAM_ERROR, "no quarter stream id")
                     return
-                quarter, offset = found
-            if quarter != last_quarter:
-                group = groups.setdefault(quarter, [])
-                last_quarter = quarter
-            group.append(payload[offset:])
-        for quarter, group in groups.items():
-            self._application.datagrams_received(quarter * 4, group)
+            if stream_id != last_stream_id:
+                group = groups.setdefault(stream_id, [])
+                last_stream_id = stream_id
+            group.append(data)
+        for stream_id, group in groups.items():
+            self._application.datagrams_received(stream_id, group)
 
     def streams_writable(self) -> None:
         """Acknowledgements arrived."""

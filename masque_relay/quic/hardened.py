@@ -164,11 +164,6 @@ class HardenedQuicConnection(QuietTurnsConnection):
         return self._state is QuicConnectionState.TERMINATED
 
     @property
-    def is_handshake_confirmed(self) -> bool:
-        """RFC 9001 section 4.1.2."""
-        return self._handshake_confirmed
-
-    @property
     def host_connection_ids(self) -> tuple[bytes, ...]:
         """What the peer may address us by."""
         return tuple(connection_id.cid for connection_id in self._host_cids)

@@ -75,11 +75,6 @@ class BearerAuthenticator:
                 self._by_kid.setdefault(key.key.kid, []).append(key)
         self._verified: ExpiringMemory[Principal] = ExpiringMemory(settings.cache_tokens)
 
-    @property
-    def key_count(self) -> int:
-        """How many keys are trusted."""
-        return len(self._all)
-
     async def authenticate(
         self, credential: BearerToken, *, source: Endpoint, now_s: float
     ) -> Principal | Denial:

@@ -152,10 +152,6 @@ class CompiledPolicy:
         for index, rule in enumerate(document.rules):
             self._add(rule, 1 << index)
 
-    def rule_named(self, name: str) -> Rule | None:
-        """Return the rule of that name, or None."""
-        return next((rule for rule in self.rules if rule.name == name), None)
-
     def decide(self, query: Query) -> Decision:
         """Return the answer of the first rule that matches; no rule denies."""
         mask = self._applicable(query)
