@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from masque_relay.contract.address import Endpoint, Target
+from masque_relay.contract.ip_scope import IpScope
 
 
 class Method(StrEnum):
@@ -81,3 +82,5 @@ class RelayRequest:
     """In the order in which they were presented; the first that is present decides."""
     source: Endpoint
     """The peer's address as the socket saw it (or as a trusted front reported it)."""
+    ip_scope: IpScope | None = None
+    """What CONNECT-IP is limited to; None for every other method."""

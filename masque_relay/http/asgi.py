@@ -4,6 +4,6 @@ Try it with ``hypercorn masque_relay.http.asgi:app``. Such a server never sets `
 no tunnel can be opened here: there is no gate to pass.
 """
 
-from masque_relay.http.routes import build_app
+from masque_relay.http.routes import build_site
 
-app = build_app(None)
+app = build_site()

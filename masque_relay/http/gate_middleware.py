@@ -7,14 +7,14 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from masque_relay.contract.address import Endpoint, IPAddress, Target
+from masque_relay.contract.address import Endpoint, IPAddress
 from masque_relay.contract.ports import Gate
-from masque_relay.contract.request import Method, RelayRequest, Transport
+from masque_relay.contract.request import RelayRequest, Transport
 from masque_relay.contract.verdict import Denial
 from masque_relay.http.admission import Admission
+from masque_relay.http.asked import AskedReader
 from masque_relay.http.credentials import parse_credentials, presents_proxy_credential
 from masque_relay.http.denials import refuse_denial, refuse_request, send_refusal
-from masque_relay.wire.connect_udp import parse_host, parse_port
 from masque_relay.wire.errors import WireError
 
 _TRANSPORTS = {"3": Transport.HTTP3, "2": Transport.HTTP2}
@@ -29,10 +29,12 @@ class GateMiddleware:
     does. Anything but an ``http`` scope is a wiring mistake and raises: fail closed.
     """
 
-    def __init__(self, app: ASGIApp, *, gate: Gate, method: Method, proxy_name: str) -> None:
+    def __init__(
+        self, app: ASGIApp, *, gate: Gate, read_asked: AskedReader, proxy_name: str
+    ) -> None:
         self.app = app
         self._gate = gate
-        self._method = method
+        self._read_asked = read_asked
         self._proxy_name = proxy_name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -41,7 +43,7 @@ class GateMiddleware:
             raise RuntimeError(f"the gate does not know scope type {scope['type']!r}")
         request_id = request_id_of(scope)
         try:
-            target = parse_target(scope["path_params"])
+            asked = self._read_asked(scope)
         except WireError as error:
             # The detail quotes at most an excerpt of what the client itself sent.
             refusal = refuse_request(400, f"bad target: {error.detail}")
@@ -50,8 +52,9 @@ class GateMiddleware:
         request = RelayRequest(
             request_id=request_id,
             transport=_TRANSPORTS.get(scope["http_version"], Transport.HTTP1),
-            method=self._method,
-            target=target,
+            method=asked.method,
+            target=asked.target,
+            ip_scope=asked.ip_scope,
             credentials=parse_credentials(scope["headers"], _certificate_chain_der(scope)),
             source=_source(scope),
         )
@@ -66,17 +69,6 @@ class GateMiddleware:
             await self.app(scope, receive, send)
         finally:
             admission.release()
-
-
-def parse_target(variables: dict[str, str]) -> Target:
-    """Return the target that a template's variables name (RFC 9298 section 3).
-
-    Raises:
-        WireError: the host or the port is none.
-    """
-    return Target(
-        host=parse_host(variables["target_host"]), port=parse_port(variables["target_port"])
-    )
 
 
 def speaks_to_proxy(scope: Scope) -> bool:

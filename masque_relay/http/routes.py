@@ -1,7 +1,6 @@
 """Owns the relay's ASGI application: tunnel routes by template, and the plain web site."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -10,13 +9,11 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from masque_relay.contract.request import Method
-from masque_relay.http.connect_tcp import ConnectTcpEndpoint, ConnectTcpServices
-from masque_relay.http.connect_udp import ConnectUdpEndpoint, ConnectUdpServices
+from masque_relay.contract.ports import Gate
 from masque_relay.http.denials import DEFAULT_PROXY_NAME, refuse_request, send_refusal
 from masque_relay.http.gate_middleware import GateMiddleware, request_id_of
 from masque_relay.http.request_head import ConnectForm
-from masque_relay.wire.connect_tcp import DEFAULT_TEMPLATE as DEFAULT_TCP_TEMPLATE
+from masque_relay.http.tunnel import TunnelEndpoint, TunnelKind
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.uri_template import UriTemplate
@@ -155,78 +152,47 @@ class TunnelGuard:
             await self.app(scope, receive, send)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TcpTunnels:
-    """How the application carries TCP."""
-
-    services: ConnectTcpServices
-    templates: Sequence[str] = (DEFAULT_TCP_TEMPLATE,)
-    """Where ``connect-tcp`` answers; the first that matches counts."""
-    classic: bool = True
-    """Take classic CONNECT too."""
-
-
 def build_app(
-    services: ConnectUdpServices | None,
+    kinds: Sequence[TunnelKind],
     *,
-    templates: Sequence[str] = (DEFAULT_TEMPLATE,),
-    tcp: TcpTunnels | None = None,
+    gate: Gate,
+    proxy_name: str,
+    site: Sequence[BaseRoute] = (),
 ) -> ASGIApp:
     """Return the relay's application.
 
     Args:
-        services: None leaves the tunnels out: what is left runs under any ASGI server.
-        templates: where CONNECT-UDP answers; the first that matches counts.
-        tcp: None carries no TCP.
-
-    Raises:
-        WireError: a template is broken or lacks ``target_host`` or ``target_port``.
+        kinds: the tunnels; each passes the gate before its endpoint runs.
+        gate: the one that admits them all.
+        proxy_name: in ``proxy-status``.
+        site: more routes beside the tunnels and the front page. What they serve behind the gate
+            they bring themselves.
     """
-    parsed = _parse_templates(templates)
-    tunnels: list[TunnelRoute | ClassicRoute] = []
-    proxy_name = DEFAULT_PROXY_NAME
-    if services is not None:
-        proxy_name = services.proxy_name
+    routes: list[TunnelRoute | ClassicRoute] = []
+    hints: list[TunnelHintRoute] = []
+    for kind in kinds:
         app = GateMiddleware(
-            ConnectUdpEndpoint(services),
-            gate=services.gate,
-            method=Method.CONNECT_UDP,
+            TunnelEndpoint(kind.tunnels, proxy_name=proxy_name),
+            gate=gate,
+            read_asked=kind.read_asked,
             proxy_name=proxy_name,
         )
-        tunnels = [
-            TunnelRoute(template, "connect-udp", app, proxy_name=proxy_name) for template in parsed
-        ]
-    hints = [TunnelHintRoute(template, "connect-udp") for template in parsed]
-    if tcp is not None:
-        routes, tcp_hints = _tcp_routes(tcp)
-        tunnels += routes
-        hints += tcp_hints
-    site = Starlette(routes=[*tunnels, *hints, Route("/", _home)])
-    return TunnelGuard(site, routes=tunnels, proxy_name=proxy_name)
+        if kind.protocol is None:
+            routes.append(ClassicRoute(app))
+            continue
+        for template in kind.templates:
+            routes.append(TunnelRoute(template, kind.protocol, app, proxy_name=proxy_name))
+            hints.append(TunnelHintRoute(template, kind.protocol))
+    starlette = Starlette(routes=[*routes, *hints, *site, Route("/", _home)])
+    return TunnelGuard(starlette, routes=routes, proxy_name=proxy_name)
 
 
-def _tcp_routes(
-    tcp: TcpTunnels,
-) -> tuple[list[TunnelRoute | ClassicRoute], list[TunnelHintRoute]]:
-    services = tcp.services
-    app = GateMiddleware(
-        ConnectTcpEndpoint(services),
-        gate=services.gate,
-        method=Method.CONNECT_TCP,
-        proxy_name=services.proxy_name,
+def build_site() -> ASGIApp:
+    """Return the application without tunnels, for servers that can't carry any."""
+    hint = TunnelHintRoute(UriTemplate.parse(DEFAULT_TEMPLATE), "connect-udp")
+    return TunnelGuard(
+        Starlette(routes=[hint, Route("/", _home)]), routes=(), proxy_name=DEFAULT_PROXY_NAME
     )
-    parsed = _parse_templates(tcp.templates)
-    routes: list[TunnelRoute | ClassicRoute] = [
-        TunnelRoute(template, "connect-tcp", app, proxy_name=services.proxy_name)
-        for template in parsed
-    ]
-    if tcp.classic:
-        routes.append(ClassicRoute(app))
-    return routes, [TunnelHintRoute(template, "connect-tcp") for template in parsed]
-
-
-def _parse_templates(templates: Sequence[str]) -> list[UriTemplate]:
-    return [UriTemplate.parse(text, required=("target_host", "target_port")) for text in templates]
 
 
 def raw_target(scope: Scope) -> bytes:

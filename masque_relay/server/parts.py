@@ -24,11 +24,12 @@ from masque_relay.control.audit import AuditWriter, open_audit_trail
 from masque_relay.control.gate import RelayGate, build_gate
 from masque_relay.dataplane.batch_io import socket_factory
 from masque_relay.dataplane.inproc import InprocDataplane
-from masque_relay.http.connect_tcp import ConnectTcpServices
-from masque_relay.http.connect_udp import ConnectUdpServices
+from masque_relay.http.connect_tcp import ConnectTcpServices, connect_tcp_kinds
+from masque_relay.http.connect_udp import ConnectUdpServices, connect_udp_kind
 from masque_relay.http.front_end import HttpFrontEnd
-from masque_relay.http.routes import TcpTunnels, build_app
+from masque_relay.http.routes import build_app
 from masque_relay.http.tcp_front import TcpFront
+from masque_relay.http.tunnel import TunnelKind
 from masque_relay.quic.application import ApplicationFactory
 from masque_relay.quic.endpoint import QuicEndpoint
 from masque_relay.quic.h3_adapter import H3Session
@@ -91,31 +92,13 @@ async def open_parts(
     stack.callback(gate.close)
     dataplane = _open_dataplane(config, counters)
     stack.push_async_callback(dataplane.close)
-    services = ConnectUdpServices(
+    app = build_app(
+        _tunnel_kinds(config, gate, dataplane, counters, clock=clock),
         gate=gate,
-        dataplane=dataplane,
-        clock=clock,
-        counters=counters.tunnel,
-        limits=config.http,
         proxy_name=config.connect_udp.proxy_name,
     )
-    tcp_tunnels = TcpTunnels(
-        services=ConnectTcpServices(
-            gate=gate,
-            dataplane=dataplane,
-            counters=counters.tunnel,
-            limits=config.http,
-            proxy_name=config.connect_udp.proxy_name,
-            capsule_types=DataCapsuleTypes(
-                data=config.connect_tcp.data_capsule_type,
-                final_data=config.connect_tcp.final_data_capsule_type,
-            ),
-        ),
-        templates=config.connect_tcp.templates,
-        classic=config.connect_tcp.classic,
-    )
     front_end = HttpFrontEnd(
-        build_app(services, templates=config.connect_udp.templates, tcp=tcp_tunnels),
+        app,
         limits=config.http,
         counters=counters.http,
         clock=clock,
@@ -162,6 +145,40 @@ async def open_parts(
         https_address=https_address,
         admin=admin,
     )
+
+
+def _tunnel_kinds(
+    config: RelayConfig,
+    gate: RelayGate,
+    dataplane: InprocDataplane,
+    counters: Counters,
+    *,
+    clock: Clock,
+) -> list[TunnelKind]:
+    """Return every kind of tunnel that the configuration switches on."""
+    udp = ConnectUdpServices(
+        gate=gate,
+        dataplane=dataplane,
+        clock=clock,
+        counters=counters.tunnel,
+        limits=config.http,
+        proxy_name=config.connect_udp.proxy_name,
+    )
+    tcp = ConnectTcpServices(
+        gate=gate,
+        dataplane=dataplane,
+        counters=counters.tunnel,
+        limits=config.http,
+        proxy_name=config.connect_udp.proxy_name,
+        capsule_types=DataCapsuleTypes(
+            data=config.connect_tcp.data_capsule_type,
+            final_data=config.connect_tcp.final_data_capsule_type,
+        ),
+    )
+    return [
+        connect_udp_kind(udp, config.connect_udp.templates),
+        *connect_tcp_kinds(tcp, config.connect_tcp.templates, classic=config.connect_tcp.classic),
+    ]
 
 
 def endpoint_settings(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from masque_relay.contract.counters import TunnelCounters
 from masque_relay.contract.lease import TunnelLimits
 from masque_relay.contract.verdict import Denial, DenyReason, EndReason
-from masque_relay.http.connect_udp import ConnectUdpServices
+from masque_relay.http.connect_udp import ConnectUdpServices, connect_udp_kind
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.request_head import parse_request_head
 from masque_relay.http.routes import build_app
@@ -125,7 +125,8 @@ def test_connection_survives_any_order_of_events(
             limits=limits,
             proxy_name="ghostwire",
         )
-        async with serving(build_app(services), limits) as rig:
+        app = build_app([connect_udp_kind(services)], gate=gate, proxy_name="ghostwire")
+        async with serving(app, limits) as rig:
             for event in events:
                 apply(rig, gate, dataplane, event)
                 if event[0] == "settle":

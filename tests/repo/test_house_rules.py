@@ -17,6 +17,7 @@ NOT_MIRRORED: dict[str, str] = {
     "masque_relay/quic/application.py": "ports only",
     "masque_relay/*/limits.py": "documented defaults: tests/unit/config checks how they are set",
     "masque_relay/http/transport.py": "ports only",
+    "masque_relay/http/tunnel.py": "every kind of tunnel: test_connect_udp.py, test_connect_tcp.py",
     "masque_relay/http/tcp_wire.py": "ports only",
     "masque_relay/http/tcp_limits.py": "documented defaults: tests/unit/http/test_h2_session.py",
     "masque_relay/http/tcp_connection.py": "sockets: tests/integration/http/test_tcp_front.py",

@@ -35,12 +35,12 @@ from masque_relay.control.settings import (
 from masque_relay.dataplane.batch_io import socket_factory
 from masque_relay.dataplane.inproc import InprocDataplane
 from masque_relay.dataplane.limits import SocketLimits
-from masque_relay.http.connect_tcp import ConnectTcpServices
-from masque_relay.http.connect_udp import ConnectUdpServices
+from masque_relay.http.connect_tcp import ConnectTcpServices, connect_tcp_kinds
+from masque_relay.http.connect_udp import ConnectUdpServices, connect_udp_kind
 from masque_relay.http.denials import DEFAULT_PROXY_NAME
 from masque_relay.http.front_end import HttpFrontEnd
 from masque_relay.http.limits import HttpLimits
-from masque_relay.http.routes import TcpTunnels, build_app
+from masque_relay.http.routes import build_app
 from masque_relay.http.tcp_front import TcpFront
 from masque_relay.http.tcp_limits import TcpLimits
 from masque_relay.http.tcp_tls import CertificateFiles, build_server_context
@@ -243,7 +243,7 @@ async def running_relay(
             pins={name: [ip_address(text) for text in texts] for name, texts in names.items()},
         )
         stack.push_async_callback(dataplane.close)
-        services = ConnectUdpServices(
+        udp = ConnectUdpServices(
             gate=gate,
             dataplane=dataplane,
             clock=clock,
@@ -251,19 +251,18 @@ async def running_relay(
             limits=http_limits,
             proxy_name=DEFAULT_PROXY_NAME,
         )
+        tcp_services = ConnectTcpServices(
+            gate=gate,
+            dataplane=dataplane,
+            counters=tunnels,
+            limits=http_limits,
+            proxy_name=DEFAULT_PROXY_NAME,
+        )
         front_end = HttpFrontEnd(
             build_app(
-                services,
-                templates=templates,
-                tcp=TcpTunnels(
-                    services=ConnectTcpServices(
-                        gate=gate,
-                        dataplane=dataplane,
-                        counters=tunnels,
-                        limits=http_limits,
-                        proxy_name=DEFAULT_PROXY_NAME,
-                    )
-                ),
+                [connect_udp_kind(udp, templates), *connect_tcp_kinds(tcp_services)],
+                gate=gate,
+                proxy_name=DEFAULT_PROXY_NAME,
             ),
             limits=http_limits,
             counters=http,

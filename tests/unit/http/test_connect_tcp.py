@@ -11,9 +11,9 @@ from masque_relay.contract.flow import FlowError, FlowFault
 from masque_relay.contract.request import Method
 from masque_relay.contract.verdict import Denial, DenyReason, EndReason
 from masque_relay.http.codes import H3Error
-from masque_relay.http.connect_tcp import ConnectTcpServices
+from masque_relay.http.connect_tcp import ConnectTcpServices, connect_tcp_kinds
 from masque_relay.http.limits import HttpLimits
-from masque_relay.http.routes import TcpTunnels, build_app
+from masque_relay.http.routes import build_app
 from masque_relay.quic.application import Headers
 from tests.support.http_fakes import (
     CONNECT_UDP_HEAD,
@@ -65,7 +65,8 @@ async def relaying(*, classic: bool = True) -> AsyncGenerator[Relay]:
         limits=limits,
         proxy_name="ghostwire",
     )
-    app = build_app(None, tcp=TcpTunnels(services=services, classic=classic))
+    kinds = connect_tcp_kinds(services, classic=classic)
+    app = build_app(kinds, gate=gate, proxy_name="ghostwire")
     async with serving(app, limits) as rig:
         yield Relay(rig, gate, dataplane)
 

@@ -11,7 +11,7 @@ from masque_relay.contract.flow import FlowError, FlowFault
 from masque_relay.contract.lease import TunnelLimits
 from masque_relay.contract.verdict import Denial, DenyReason, EndReason
 from masque_relay.http.codes import H3Error
-from masque_relay.http.connect_udp import ConnectUdpServices
+from masque_relay.http.connect_udp import ConnectUdpServices, connect_udp_kind
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.routes import build_app
 from masque_relay.tunnels.connect_udp import ConnectUdpSession
@@ -61,7 +61,8 @@ async def relaying(limits: HttpLimits | None = None) -> AsyncGenerator[Relay]:
         limits=limits or HttpLimits(),
         proxy_name="ghostwire",
     )
-    async with serving(build_app(services), limits) as rig:
+    app = build_app([connect_udp_kind(services)], gate=gate, proxy_name="ghostwire")
+    async with serving(app, limits) as rig:
         yield Relay(rig, gate, dataplane)
 
 

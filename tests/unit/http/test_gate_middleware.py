@@ -15,6 +15,7 @@ from masque_relay.contract.request import (
     Transport,
 )
 from masque_relay.contract.verdict import Denial, DenyReason, EndReason
+from masque_relay.http.asked import asks_for_target
 from masque_relay.http.gate_middleware import GateMiddleware
 from tests.support.http_fakes import FakeGate
 
@@ -40,7 +41,10 @@ class Behind:
         self.gate = FakeGate()
         self.endpoint = Endpoint()
         self.middleware = GateMiddleware(
-            self.endpoint, gate=self.gate, method=Method.CONNECT_UDP, proxy_name="ghostwire"
+            self.endpoint,
+            gate=self.gate,
+            read_asked=asks_for_target(Method.CONNECT_UDP),
+            proxy_name="ghostwire",
         )
         self.sent: list[Message] = []
 

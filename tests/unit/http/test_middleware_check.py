@@ -12,7 +12,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from masque_relay.http.middleware_check import UnfitMiddlewareError, refuse_unfit_middleware
-from masque_relay.http.routes import build_app
+from masque_relay.http.routes import build_site
 
 
 async def home(request: Request) -> Response:
@@ -57,7 +57,7 @@ def test_pure_middleware_passes() -> None:
 
 
 def test_our_own_application_passes() -> None:
-    refuse_unfit_middleware(build_app(None))
+    refuse_unfit_middleware(build_site())
 
 
 def test_application_that_wraps_itself_does_not_hang() -> None:

@@ -6,9 +6,9 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from masque_relay.contract.counters import TunnelCounters
-from masque_relay.http.connect_udp import ConnectUdpServices
+from masque_relay.http.connect_udp import ConnectUdpServices, connect_udp_kind
 from masque_relay.http.limits import HttpLimits
-from masque_relay.http.routes import TunnelRoute, build_app
+from masque_relay.http.routes import TunnelRoute, build_app, build_site
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.uri_template import UriTemplate
@@ -60,7 +60,8 @@ def served(**more: Any) -> tuple[Any, FakeGate]:
         limits=HttpLimits(),
         proxy_name="edge-7",
     )
-    return build_app(services, **more), gate
+    kind = connect_udp_kind(services, **more)
+    return build_app([kind], gate=gate, proxy_name="edge-7"), gate
 
 
 async def status_of(scope: Scope) -> int:
@@ -135,7 +136,7 @@ class TestGuard:
     async def test_without_services_every_tunnel_is_501(self) -> None:
         scope = scope_of(TUNNEL_PATH, method="CONNECT", extensions=connect("connect-udp"))
 
-        assert (await call(build_app(None), scope))[0] == 501
+        assert (await call(build_site(), scope))[0] == 501
 
 
 class TestHints:
