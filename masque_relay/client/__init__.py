@@ -1,6 +1,7 @@
 """The client: tunnels through a relay, as a Python API, as local port forwards and as a proxy."""
 
 from masque_relay.client.address import ForwardSpec, RelayAddress, make_target, parse_target
+from masque_relay.client.connection import RelayConnection
 from masque_relay.client.credentials import Basic, Bearer, Credential, MutualTls
 from masque_relay.client.errors import (
     AddressError,
@@ -18,7 +19,6 @@ from masque_relay.client.errors import (
 )
 from masque_relay.client.exchange import Response
 from masque_relay.client.forward import UdpForward
-from masque_relay.client.h3 import RelayConnection
 from masque_relay.client.limits import (
     ClientLimits,
     ForwardLimits,
@@ -30,6 +30,7 @@ from masque_relay.client.proxy import LocalProxy
 from masque_relay.client.relay import RelayClient, RelayOptions
 from masque_relay.client.split import SplitRule, SplitRules, Way
 from masque_relay.client.tcp_tunnel import TcpTunnel
+from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream, TunnelUser
 from masque_relay.client.udp_tunnel import UdpTunnel
 
 __all__ = [
@@ -64,6 +65,9 @@ __all__ = [
     "TcpTunnel",
     "TunnelClosed",
     "TunnelRefused",
+    "TunnelRequest",
+    "TunnelStream",
+    "TunnelUser",
     "UdpForward",
     "UdpTunnel",
     "Way",

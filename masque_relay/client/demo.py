@@ -10,6 +10,7 @@ from secrets import randbits
 
 from masque_relay.client.address import ForwardSpec, RelayAddress
 from masque_relay.client.clock import SystemClock
+from masque_relay.client.connection import RelayConnection
 from masque_relay.client.demo_targets import (
     DEMO_ADDRESS,
     DEMO_NAME,
@@ -25,7 +26,7 @@ from masque_relay.client.demo_targets import (
 from masque_relay.client.errors import ClientError, ConnectionLost, RelayTimeout
 from masque_relay.client.exchange import Response
 from masque_relay.client.forward import UdpForward
-from masque_relay.client.h3 import RelayConnection
+from masque_relay.client.h3 import h3_application
 from masque_relay.client.limits import ClientLimits
 from masque_relay.client.link import RelayLink
 from masque_relay.client.relay import RelayClient, RelayOptions
@@ -181,7 +182,7 @@ async def _fetch(door: Endpoint, site: DemoSite) -> Response:
             door,
             server_name=DEMO_NAME,
             alpn="h3",
-            application=connection.application,
+            application=h3_application(connection),
             tls=ClientTls(ca_pem=site.ca_pem),
         )
         await connection.wait_settings()

@@ -1,15 +1,14 @@
-"""Owns Exchange: one ordinary HTTP/3 request whose response is kept in memory, up to a bound."""
+"""Owns Exchange: one ordinary request whose response is kept in memory, up to a bound."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from masque_relay.client.errors import ClientError, RelayTimeout
+from masque_relay.client.http_transport import HttpTransport
 from masque_relay.client.limits import ClientLimits
 from masque_relay.client.refusal import Headers, status_of
-from masque_relay.quic.application import H3Transport
-
-H3_REQUEST_CANCELLED = 0x10C  # RFC 9114 section 8.1
+from masque_relay.http.codes import H3Error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +24,7 @@ class Response:
 class Exchange:
     """One request; a StreamHandler."""
 
-    def __init__(self, transport: H3Transport, stream_id: int, *, limits: ClientLimits) -> None:
+    def __init__(self, transport: HttpTransport, stream_id: int, *, limits: ClientLimits) -> None:
         self._transport = transport
         self._stream_id = stream_id
         self._limits = limits
@@ -44,7 +43,7 @@ class Exchange:
             async with asyncio.timeout(self._limits.request_timeout_s):
                 return await self._done
         except TimeoutError:
-            self._transport.reset(self._stream_id, H3_REQUEST_CANCELLED)
+            self._transport.reset(self._stream_id, H3Error.REQUEST_CANCELLED)
             raise RelayTimeout(
                 f"no complete response within {self._limits.request_timeout_s:g} s"
             ) from None
@@ -62,7 +61,7 @@ class Exchange:
         self._transport.consume(self._stream_id, len(data))
         self._body += data
         if len(self._body) > self._limits.response_bytes:
-            self._transport.reset(self._stream_id, H3_REQUEST_CANCELLED)
+            self._transport.reset(self._stream_id, H3Error.REQUEST_CANCELLED)
             self._fail(ClientError(f"response of more than {self._limits.response_bytes} bytes"))
         elif end_stream:
             self._complete()

@@ -7,11 +7,12 @@ from typing import Protocol
 
 from masque_relay.client.backoff import Backoff
 from masque_relay.client.clock import SystemClock
+from masque_relay.client.connection import RelayConnection
 from masque_relay.client.errors import ClientError, ConnectionLost, RelayLeaving
 from masque_relay.client.events import OnEvent, RelayAway, RelayConnected, ignore_event
-from masque_relay.client.h3 import RelayConnection
 from masque_relay.client.limits import ClientLimits, ReconnectLimits
 from masque_relay.client.tcp_tunnel import TcpTunnel
+from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream, TunnelUser
 from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.ports import Clock
@@ -22,7 +23,7 @@ class LinkedRelay(Protocol):
 
     @property
     def connection(self) -> RelayConnection:
-        """Its HTTP/3 connection."""
+        """Its HTTP connection."""
         ...
 
     @property
@@ -38,6 +39,10 @@ class LinkedRelay(Protocol):
         on_closed: OnClosed | None = None,
     ) -> UdpTunnel:
         """Open a tunnel."""
+        ...
+
+    async def start_tunnel(self, request: TunnelRequest, user: TunnelUser) -> TunnelStream:
+        """Open any extended CONNECT tunnel."""
         ...
 
     async def start_tcp(self, target: Target) -> TcpTunnel:
@@ -153,6 +158,20 @@ class RelayLink:
         relay = await self._wait_for_room()
         try:
             return await relay.start_udp(target, on_batch=on_batch, on_closed=on_closed)
+        except RelayLeaving as error:
+            raise ConnectionLost(error.message, hint=error.hint) from error
+
+    async def open_tunnel(self, request: TunnelRequest, user: TunnelUser) -> TunnelStream:
+        """Open any extended CONNECT tunnel, after a wait as for :meth:`open_udp`.
+
+        Raises:
+            TunnelRefused: the relay said no.
+            RelayTimeout: it said nothing in time.
+            ConnectionLost: there is no connection, or it was lost in the middle.
+        """
+        relay = await self._wait_for_room()
+        try:
+            return await relay.start_tunnel(request, user)
         except RelayLeaving as error:
             raise ConnectionLost(error.message, hint=error.hint) from error
 

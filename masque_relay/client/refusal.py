@@ -1,7 +1,6 @@
 """Owns what a refusal means: status and Proxy-Status (RFC 9209) -> TunnelRefused with a hint."""
 
 from masque_relay.client.errors import TunnelRefused
-from masque_relay.contract.address import Target
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.proxy_status import ProxyStatus, parse_proxy_status
 
@@ -56,14 +55,14 @@ _SENT_HINTS[407] = _SENT_HINTS[401]
 
 
 def refusal_from(
-    status: int, headers: Headers, target: Target, *, credential_sent: bool
+    status: int, headers: Headers, target: object, *, credential_sent: bool
 ) -> TunnelRefused:
     """Return the error for a final response outside 2xx.
 
     Args:
         status: the response's status code.
         headers: the whole response head, names in lower case.
-        target: what was asked for.
+        target: what was asked for, for the message.
         credential_sent: whether the request carried a credential; decides the hint for 401 and 407.
     """
     said = _proxy_status(headers)

@@ -10,15 +10,17 @@ from typing import Self
 
 from masque_relay.client.address import RelayAddress, make_target
 from masque_relay.client.clock import SystemClock
+from masque_relay.client.connection import RelayConnection
 from masque_relay.client.credentials import Credential, MutualTls, authorization_of
 from masque_relay.client.dial import connect_any
 from masque_relay.client.errors import ConnectionLost, CredentialError
 from masque_relay.client.exchange import Response
-from masque_relay.client.h3 import RelayConnection
+from masque_relay.client.h3 import h3_application
 from masque_relay.client.limits import ClientLimits
 from masque_relay.client.liveness import Liveness, Pulse
 from masque_relay.client.sockets import bind_client_udp
 from masque_relay.client.tcp_tunnel import TcpTunnel
+from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream, TunnelUser
 from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.counters import QuicCounters
@@ -129,7 +131,7 @@ class RelayClient:
             self._peer = await connect_any(
                 self._endpoint,
                 self.address,
-                application=connection.application,
+                application=h3_application(connection),
                 tls=tls,
                 limits=self._limits,
                 clock=self._clock,
@@ -174,6 +176,12 @@ class RelayClient:
             authorization=self._authorization,
             on_batch=on_batch,
             on_closed=on_closed,
+        )
+
+    async def start_tunnel(self, request: TunnelRequest, user: TunnelUser) -> TunnelStream:
+        """Open any extended CONNECT tunnel; see :meth:`RelayConnection.open_tunnel`."""
+        return await self.connection.open_tunnel(
+            request, user, authority=self.address.authority, authorization=self._authorization
         )
 
     async def start_tcp(self, target: Target) -> TcpTunnel:

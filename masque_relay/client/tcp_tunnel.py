@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 
 from masque_relay.client.byte_stream import READ_BYTES
 from masque_relay.client.errors import ClientError, RelayTimeout, TunnelClosed
+from masque_relay.client.http_transport import HttpTransport
 from masque_relay.client.limits import ClientLimits
 from masque_relay.client.refusal import Headers, next_hop_of, refusal_from, status_of
 from masque_relay.contract.address import Target
 from masque_relay.contract.verdict import EndReason
-from masque_relay.quic.application import H3Transport
-
-H3_NO_ERROR = 0x100  # RFC 9114 section 8.1
-H3_REQUEST_CANCELLED = 0x10C
+from masque_relay.http.codes import H3Error
 
 _NO_TCP_STATUSES = frozenset({404, 405, 501})
 _NO_TCP_HINT = "what answered proxies no TCP by CONNECT: an older relay, or none; check --relay"
@@ -36,7 +34,7 @@ class TcpTunnel:
 
     def __init__(
         self,
-        transport: H3Transport,
+        transport: HttpTransport,
         stream_id: int,
         target: Target,
         *,
@@ -48,7 +46,7 @@ class TcpTunnel:
         """Take over a stream whose request has been sent.
 
         Args:
-            transport: the HTTP/3 connection.
+            transport: what the stream is on.
             stream_id: of the request.
             target: for messages.
             limits: deadlines and the buffer.
@@ -135,7 +133,7 @@ class TcpTunnel:
     def abort(self) -> None:
         """Give both directions up, so that the relay resets its connection to the target."""
         if self._broken is None and not self._is_over:
-            self._transport.reset(self._stream_id, H3_REQUEST_CANCELLED)
+            self._transport.reset(self._stream_id, H3Error.REQUEST_CANCELLED)
         self._break(TunnelClosed(EndReason.PEER_CLOSED, "the tunnel was closed by its user"))
 
     # -- for RelayConnection: how a tunnel opens -------------------------------------------------
@@ -193,7 +191,7 @@ class TcpTunnel:
     def reset_received(self, detail: str) -> None:
         """The target, or the relay, broke the stream off."""
         if self._broken is None and not self._has_sent_end:
-            self._transport.reset(self._stream_id, H3_NO_ERROR)
+            self._transport.reset(self._stream_id, H3Error.NO_ERROR)
         self._break(TunnelClosed(EndReason.PEER_RESET, f"the relay ended the connection: {detail}"))
 
     def connection_lost(self, error: ClientError) -> None:
@@ -223,14 +221,14 @@ class TcpTunnel:
         )
         if status in _NO_TCP_STATUSES:
             refusal.hint = _NO_TCP_HINT
-        self._transport.reset(self._stream_id, H3_NO_ERROR)
+        self._transport.reset(self._stream_id, H3Error.NO_ERROR)
         self._break(refusal)
 
     def _receive_end(self) -> None:
         self._has_received_end = True
         self._readable.set()
         if not self._opened.done():
-            self._transport.reset(self._stream_id, H3_NO_ERROR)
+            self._transport.reset(self._stream_id, H3Error.NO_ERROR)
             self._break(TunnelClosed(EndReason.PROTOCOL_ERROR, "the relay ended without an answer"))
         self._forget_if_over()
 

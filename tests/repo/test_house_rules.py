@@ -24,6 +24,7 @@ NOT_MIRRORED: dict[str, str] = {
     "masque_relay/http/tcp_front.py": "sockets: tests/integration/http/test_tcp_front.py",
     "masque_relay/dataplane/tcp_*.py": "sockets: tests/integration/dataplane/test_tcp_flows.py",
     "masque_relay/client/byte_stream.py": "ports only",
+    "masque_relay/client/http_transport.py": "ports only",
     "masque_relay/client/direct.py": "sockets: tests/integration/client/test_proxy_command.py",
     "masque_relay/quic/endpoint.py": "sockets: tests/integration/quic",
     "masque_relay/server/parts.py": "wiring: tests/integration/server",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from masque_relay.client.h3 import RelayConnection
+from masque_relay.client.connection import RelayConnection
 from masque_relay.client.limits import ClientLimits
 from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
 from masque_relay.contract.address import Endpoint, Target
@@ -33,6 +33,14 @@ class PingCounter:
 
 class FakeRelayTransport(RecordingH3Transport):
     """The client's side of an HTTP/3 connection; the test plays the relay."""
+
+    http_version = "3"
+
+    async def prepare(self) -> None:
+        pass
+
+    def ping(self) -> None:
+        self.quic.send_ping()
 
     def open_request(self, headers: Headers, *, end_stream: bool) -> int:
         stream_id = 4 * len(self.headers)

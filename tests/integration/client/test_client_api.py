@@ -20,9 +20,7 @@ from masque_relay.client import (
     UdpForward,
     make_target,
 )
-from masque_relay.client.h3 import RelayConnection
-from masque_relay.quic.application import QuicApplication, QuicTransport
-from masque_relay.quic.h3_adapter import H3Session
+from masque_relay.client.h3 import H3ClientTransport
 from tests.integration.client.commands import TIMESCALE
 from tests.support.managed_relay import ManagedRelay
 from tests.support.udp_echo import UdpEcho, run_udp_echo
@@ -143,21 +141,11 @@ async def test_a_token_that_was_renewed_is_used_by_the_next_connection(
         assert (await client.start_udp(target)).is_open
 
 
-class CapsuleSession(H3Session):
-    """HTTP/3 as with a relay that takes no QUIC datagrams."""
-
-    datagrams_negotiated = False
-
-
 async def test_capsules_carry_payloads_where_datagrams_cannot(
     relay: ManagedRelay, echo: UdpEcho, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def attach(connection: RelayConnection, quic: QuicTransport) -> QuicApplication:
-        session = CapsuleSession(quic, connection)
-        connection.attach(session)
-        return session
-
-    monkeypatch.setattr(RelayConnection, "application", attach)
+    # as with a relay that takes no QUIC datagrams
+    monkeypatch.setattr(H3ClientTransport, "datagrams_negotiated", False)
     async with (
         RelayClient(RelayAddress.parse(relay.url), options(relay)) as client,
         client.open_udp("127.0.0.1", echo.port) as tunnel,

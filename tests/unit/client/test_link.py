@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 
 from masque_relay.client.address import make_target
+from masque_relay.client.connection import RelayConnection
 from masque_relay.client.errors import ConnectionLost, RelayUnreachable
 from masque_relay.client.events import ClientEvent, RelayAway, RelayConnected
-from masque_relay.client.h3 import RelayConnection
 from masque_relay.client.limits import ClientLimits, ReconnectLimits
 from masque_relay.client.link import RelayLink
 from masque_relay.client.tcp_tunnel import TcpTunnel
+from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream, TunnelUser
 from masque_relay.client.udp_tunnel import UdpTunnel
 from masque_relay.contract.address import Target
 from tests.support.client_fakes import ACCEPTED, FakeClock, connection_on_fake
@@ -45,6 +46,13 @@ class FakeRelay:
             lambda: self.connection.headers_received(stream_id, ACCEPTED, end_stream=False)
         )
         return await self.connection.open_tcp(target)
+
+    async def start_tunnel(self, request: TunnelRequest, user: TunnelUser) -> TunnelStream:
+        stream_id = 4 * len(self.transport.headers)
+        asyncio.get_running_loop().call_soon(
+            lambda: self.connection.headers_received(stream_id, ACCEPTED, end_stream=False)
+        )
+        return await self.connection.open_tunnel(request, user, authority="r")
 
     async def close(self) -> None:
         self.closed = True

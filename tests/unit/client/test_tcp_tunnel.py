@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from masque_relay.client.address import make_target
+from masque_relay.client.connection import RelayConnection
 from masque_relay.client.errors import ClientError, RelayTimeout, TunnelClosed, TunnelRefused
-from masque_relay.client.h3 import RelayConnection
 from masque_relay.client.limits import ClientLimits
 from masque_relay.client.tcp_tunnel import TcpTunnel
 from masque_relay.quic.application import Headers

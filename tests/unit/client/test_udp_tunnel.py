@@ -5,13 +5,13 @@ import asyncio
 import pytest
 
 from masque_relay.client.address import make_target
+from masque_relay.client.connection import RelayConnection
 from masque_relay.client.errors import (
     ConnectionLost,
     RelayTimeout,
     TunnelClosed,
     TunnelRefused,
 )
-from masque_relay.client.h3 import RelayConnection
 from masque_relay.client.limits import ClientLimits
 from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
 from masque_relay.contract.verdict import EndReason
