@@ -35,6 +35,8 @@ class QuicCounters:
     stateless_resets_sent: int = 0
     packets_unroutable: int = 0
     """Neither of a known connection nor a fit beginning of one; dropped."""
+    packets_handed_over: int = 0
+    """Given to the worker whose they may be."""
     sends_dropped: int = 0
     """UDP datagrams that the kernel would not take."""
     quic_datagrams_received: int = 0
@@ -84,6 +86,12 @@ class HttpCounters:
     capsules_malformed: int = 0
     capsule_datagrams_dropped: int = 0
     """DATAGRAM capsules not sent because the stream's buffer was full."""
+    websockets_opened: int = 0
+    """Handshakes answered with success."""
+    websockets_failed: int = 0
+    """Ended because the client broke the rules or sent too large a message."""
+    websockets_silent: int = 0
+    """Ended because the client did not answer a ping."""
 
 
 @dataclass(slots=True)

@@ -123,6 +123,12 @@ COUNTER_ROWS: tuple[MetricRow, ...] = (
     ),
     _row(
         "quic",
+        "packets_handed_over",
+        "quic_packets_handed_over",
+        "Packets given to the worker whose connection they may belong to.",
+    ),
+    _row(
+        "quic",
         "sends_dropped",
         "quic_sends_dropped",
         "UDP datagrams that the kernel would not take from the QUIC endpoint.",

@@ -8,6 +8,7 @@ from aioquic.quic.logger import QuicLogger
 
 from masque_relay.quic.application import ApplicationFactory
 from masque_relay.quic.limits import QuicLimits
+from masque_relay.quic.settings import EndpointSettings
 from masque_relay.quic.tls import CertificateIdentity, CertificateStore, ClientCertificates
 
 
@@ -46,3 +47,26 @@ class ClientSettings:
     limits: QuicLimits = field(default_factory=QuicLimits)
     quic_logger: QuicLogger | None = None
     secrets_log: TextIO | None = None
+
+
+def server_settings(
+    settings: EndpointSettings,
+    *,
+    reset_token_for: Callable[[bytes], bytes],
+    quic_logger: QuicLogger | None,
+    secrets_log: TextIO | None,
+) -> ServerSettings | None:
+    """Return what the connections of an endpoint share; None for one that only opens them."""
+    if settings.certificates is None:
+        return None
+    return ServerSettings(
+        applications=settings.applications,
+        certificates=settings.certificates,
+        limits=settings.limits,
+        client_certificates=settings.client_certificates,
+        client_ca_pem=settings.client_ca_pem,
+        new_connection_id=settings.new_connection_id,
+        reset_token_for=reset_token_for,
+        quic_logger=quic_logger,
+        secrets_log=secrets_log,
+    )

@@ -4,6 +4,7 @@ Sans I/O. Each stateless answer is smaller than the packet that asks for it and 
 that a spoofed source cannot make us a reflector or amplifier.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -51,8 +52,10 @@ class Doorkeeper:
         counters: QuicCounters,
         limits: QuicLimits,
         secrets: EndpointSecrets,
+        new_connection_id: Callable[[], bytes] | None = None,
     ) -> None:
         self._admission = admission
+        self._new_connection_id = new_connection_id
         self._counters = counters
         self.replace(limits, secrets)
 
@@ -130,7 +133,13 @@ class Doorkeeper:
                 return self._refuse(header, CONNECTION_REFUSED, now_s)
             case Verdict.RETRY:
                 self._counters.retries_sent += 1
-                return encode_retry(self._retry_tokens, header, source, wall_s=wall_s)
+                return encode_retry(
+                    self._retry_tokens,
+                    header,
+                    source,
+                    wall_s=wall_s,
+                    new_connection_id=self._new_connection_id,
+                )
             case Verdict.ADMIT:
                 if token is None:
                     return Newcomer(key, header.destination_cid, None)

@@ -13,14 +13,11 @@ from ipaddress import IPv4Address, IPv6Address
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import QuicCounters
 from masque_relay.contract.ports import Clock, DatagramSocketFactory, ReceivedBatch
-from masque_relay.quic.adapter import (
-    AdapterOwner,
-    QuicAdapter,
-)
+from masque_relay.quic.adapter import AdapterOwner, QuicAdapter
 from masque_relay.quic.admission import Admission
 from masque_relay.quic.application import ApplicationFactory, QuicTransport
 from masque_relay.quic.connecting import accept_connection, open_connection
-from masque_relay.quic.connection_settings import ClientSettings, ServerSettings
+from masque_relay.quic.connection_settings import ClientSettings, ServerSettings, server_settings
 from masque_relay.quic.doorkeeper import Doorkeeper
 from masque_relay.quic.lobby import Lobby
 from masque_relay.quic.packet import CONNECTION_ID_BYTES
@@ -51,7 +48,9 @@ class QuicEndpoint(AdapterOwner):
         self._counters = counters
         self._settings = settings
         self._admission = Admission(settings.limits, counters)
-        self._doorkeeper = Doorkeeper(self._admission, counters, settings.limits, settings.secrets)
+        self._doorkeeper = Doorkeeper(
+            self._admission, counters, settings.limits, settings.secrets, settings.new_connection_id
+        )
         self._qlog = QlogDirectory(settings.qlog_directory) if settings.qlog_directory else None
         self._key_log = open_key_log(settings.key_log_file) if settings.key_log_file else None
         self._server = self._server_settings(settings)
@@ -59,7 +58,7 @@ class QuicEndpoint(AdapterOwner):
         self._listeners: list[Port] = []
         self._table = ConnectionTable()
         self._connections = self._table.by_adapter
-        self._lobby = Lobby(self._doorkeeper, self._admission, counters, clock)
+        self._lobby = Lobby(self._doorkeeper, self._admission, counters, clock, settings.neighbours)
         self._dirty: dict[QuicAdapter, None] = {}
         self._deadlines: DeadlineHeap[Connection] = DeadlineHeap()
         self._alarm = Alarm(clock, self._on_timer)
@@ -225,12 +224,25 @@ class QuicEndpoint(AdapterOwner):
 
     # -- a turn: receive -------------------------------------------------------------------------
 
+    def take_handed_over(self, batches: list[ReceivedBatch]) -> None:
+        """Take packets that a neighbour received; whatever they are, they end here."""
+        if not self._listeners:
+            return
+        neighbours, self._lobby.neighbours = self._lobby.neighbours, None
+        try:
+            self._take(self._listeners[0], batches)
+        finally:
+            self._lobby.neighbours = neighbours
+
     def _on_readable(self, port: Port) -> None:
+        self._take(port, port.socket.receive_batches(self._settings.limits.receive_batch_count))
+
+    def _take(self, port: Port, batches: list[ReceivedBatch]) -> None:
         now_s = self._clock.monotonic_s()
         self._in_turn = True
         try:
             ready: list[Connection] = []
-            for batch in port.socket.receive_batches(self._settings.limits.receive_batch_count):
+            for batch in batches:
                 self._sort(port, batch, ready, now_s)
             for connection in ready:
                 self._deliver(connection, now_s)
@@ -476,14 +488,8 @@ class QuicEndpoint(AdapterOwner):
             port.socket.close()
 
     def _server_settings(self, settings: EndpointSettings) -> ServerSettings | None:
-        if settings.certificates is None:
-            return None
-        return ServerSettings(
-            applications=settings.applications,
-            certificates=settings.certificates,
-            limits=settings.limits,
-            client_certificates=settings.client_certificates,
-            client_ca_pem=settings.client_ca_pem,
+        return server_settings(
+            settings,
             reset_token_for=self._doorkeeper.reset_tokens.token_for,
             quic_logger=self._qlog,
             secrets_log=self._key_log,

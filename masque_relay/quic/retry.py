@@ -1,7 +1,7 @@
 """Owns address validation by Retry (RFC 9000 section 8.1.2): tokens, Retry packets, refusals."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
@@ -126,10 +126,22 @@ def _associated_data(source: tuple[str, int]) -> bytes:
 
 
 def encode_retry(
-    tokens: RetryTokens, header: LongHeader, source: tuple[str, int], *, wall_s: float
+    tokens: RetryTokens,
+    header: LongHeader,
+    source: tuple[str, int],
+    *,
+    wall_s: float,
+    new_connection_id: Callable[[], bytes] | None = None,
 ) -> bytes:
-    """Return the Retry packet that answers a client's Initial (RFC 9000 section 17.2.5)."""
-    retry_source_cid = secrets.token_bytes(CONNECTION_ID_BYTES)
+    """Return the Retry packet that answers a client's Initial (RFC 9000 section 17.2.5).
+
+    ``new_connection_id`` makes its Source Connection ID, which leads the client's next Initial
+    back to us.
+    """
+    if new_connection_id is not None:
+        retry_source_cid = new_connection_id()
+    else:
+        retry_source_cid = secrets.token_bytes(CONNECTION_ID_BYTES)
     token = tokens.issue(
         source,
         original_destination_cid=header.destination_cid,

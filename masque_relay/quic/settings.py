@@ -1,12 +1,13 @@
 """Owns an endpoint's settings, the TLS choices of a client, and the failure to connect."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from masque_relay.quic.application import ApplicationFactory
 from masque_relay.quic.limits import QuicLimits
 from masque_relay.quic.retry import EndpointSecrets
+from masque_relay.quic.slots import Neighbours
 from masque_relay.quic.tls import CertificateIdentity, CertificateStore, ClientCertificates
 
 
@@ -39,6 +40,10 @@ class EndpointSettings:
     client_ca_pem: bytes | None = None
     limits: QuicLimits = field(default_factory=QuicLimits)
     secrets: EndpointSecrets = field(default_factory=EndpointSecrets.generate, repr=False)
+    new_connection_id: Callable[[], bytes] | None = None
+    """Makes every connection ID that we issue, of CONNECTION_ID_BYTES; None: random ones."""
+    neighbours: Neighbours | None = None
+    """Other workers behind the same port. Cannot change."""
     qlog_directory: Path | None = None
     """Write one qlog file per connection there."""
     key_log_file: Path | None = None

@@ -39,6 +39,7 @@ MOVED_ELSEWHERE = {
     "quic.version_negotiations_sent": "tests/integration/quic/test_endpoint_abuse.py",
     "quic.stateless_resets_sent": "tests/integration/quic/test_endpoint.py",
     "quic.packets_unroutable": "tests/integration/quic/test_endpoint_abuse.py",
+    "quic.packets_handed_over": "tests/unit/quic/test_lobby.py",
     "quic.sends_dropped": "tests/integration/quic/test_endpoint.py",
     "quic.quic_datagrams_oversize": "tests/unit/quic/test_datagrams.py",
     "quic.quic_datagrams_overflow": "tests/unit/quic/test_datagrams.py",

@@ -93,3 +93,46 @@ def test_what_is_no_quic_is_dropped_and_counted() -> None:
         assert room.meet(data) is None
     assert room.counters.packets_unroutable == 5
     assert room.counters.connections_opened == 0
+
+
+class Neighbour:
+    """Takes what begins with one of its bytes."""
+
+    def __init__(self, *first_bytes: int) -> None:
+        self.first_bytes = first_bytes
+        self.taken: list[tuple[bytes, tuple[str, int]]] = []
+
+    def hand_over(self, data: bytes, source: tuple[str, int]) -> bool:
+        if data[0] not in self.first_bytes:
+            return False
+        self.taken.append((data, source))
+        return True
+
+
+def test_a_packet_of_another_worker_is_handed_over_instead_of_answered() -> None:
+    room = Room()
+    room.lobby.neighbours = neighbour = Neighbour(0x40, initial()[0])
+    lost = b"\x40" + bytes(40)
+    assert room.meet(lost) is None
+    assert room.meet(initial()) is None
+    assert neighbour.taken == [(lost, SOURCE), (initial(), SOURCE)]
+    assert room.counters.packets_handed_over == 2
+    assert room.counters.stateless_resets_sent == room.counters.connections_opened == 0
+
+
+def test_what_no_neighbour_takes_is_met_here() -> None:
+    room = Room()
+    room.lobby.neighbours = Neighbour()
+    assert room.meet(b"\x40" + bytes(40)) is not None
+    assert room.meet(initial()) is None
+    assert room.counters.connections_opened == 1
+    assert room.counters.packets_handed_over == 0
+
+
+def test_the_packets_of_a_seated_newcomer_stay_here() -> None:
+    room = Room()
+    room.meet(initial())
+    room.lobby.neighbours = neighbour = Neighbour(initial()[0])
+    room.meet(initial())
+    assert not neighbour.taken
+    assert len(room.lobby.leave()[0].packets) == 2
