@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from masque_relay.contract.address import IPAddress
+from masque_relay.contract.flow import FlowError
 from masque_relay.contract.ip_scope import IpRange
 from masque_relay.contract.lease import Lease
 
@@ -29,6 +30,10 @@ class IpSink(Protocol):
 
     def on_packets(self, packets: Sequence[bytes]) -> None:
         """Take up to 64 whole IP packets addressed to the attachment. Must not block or raise."""
+        ...
+
+    def on_egress_lost(self, error: FlowError) -> None:
+        """The way out is gone (the device was deleted); the attachment is closed already."""
         ...
 
 
