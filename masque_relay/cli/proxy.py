@@ -1,10 +1,8 @@
 """Owns `ghostctl proxy`: SOCKS5 and HTTP on local ports for the user's programs, over a relay."""
 
 import asyncio
-import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import click
@@ -12,8 +10,9 @@ import click
 from masque_relay.cli.client_errors import fail_with
 from masque_relay.cli.output import ExitCode, fail, json_option
 from masque_relay.cli.proxy_report import ProxyReport
-from masque_relay.cli.tunnel import connect_relay, relay_options, relay_options_from
-from masque_relay.client import AddressError, ClientError, RelayAddress, RelayLink, RelayOptions
+from masque_relay.cli.relay_options import RelayChoice, relay_options
+from masque_relay.cli.until_signal import on_status_signal, until_signal
+from masque_relay.client import AddressError, ClientError, RelayLink
 from masque_relay.client.address import parse_listen
 from masque_relay.client.credentials import read_login
 from masque_relay.client.limits import ProxyLimits
@@ -30,8 +29,7 @@ _OFF = "off"
 class _Plan:
     """What the command line asks for."""
 
-    address: RelayAddress
-    options: RelayOptions
+    relay: RelayChoice
     socks: Endpoint | None
     http: Endpoint | None
     rules: SplitRules
@@ -67,15 +65,7 @@ class _Plan:
 @click.option("--ready-file", type=_FILE, help="Write what listens where, as JSON, once ready.")
 @json_option
 def proxy(
-    relay_url: str,
-    template: str | None,
-    ca_file: Path | None,
-    token_file: Path | None,
-    basic_file: Path | None,
-    client_cert: Path | None,
-    client_key: Path | None,
-    connect_timeout_s: float,
-    open_timeout_s: float,
+    chosen: RelayChoice,
     listen: str,
     http_listen: str | None,
     rules: tuple[str, ...],
@@ -108,13 +98,9 @@ def proxy(
     Exit codes: 1 a port is taken, 2 bad arguments, 4 relay unreachable or not trusted,
     5 no answer in time.
     """
-    options = relay_options_from(
-        ca_file, token_file, basic_file, client_cert, client_key, connect_timeout_s, open_timeout_s
-    )
     try:
         plan = _Plan(
-            address=RelayAddress.parse(relay_url, template=template),
-            options=options,
+            relay=chosen,
             socks=None if listen == _OFF else parse_listen(listen),
             http=parse_listen(http_listen) if http_listen else None,
             rules=_split_rules(rules, rules_file, default_way),
@@ -124,7 +110,7 @@ def proxy(
     except ClientError as error:
         fail_with(error)
     _check_listeners(plan, allow_remote=allow_remote)
-    report = ProxyReport(str(plan.address), as_json=as_json)
+    report = ProxyReport(str(plan.relay.address), as_json=as_json)
     try:
         asyncio.run(_run(plan, report, ready_file))
     except ClientError as error:
@@ -160,7 +146,7 @@ def _check_listeners(plan: _Plan, *, allow_remote: bool) -> None:
 
 
 async def _run(plan: _Plan, report: ProxyReport, ready_file: Path | None) -> None:
-    link = RelayLink(partial(connect_relay, plan.address, plan.options), on_event=report.event)
+    link = RelayLink.to(plan.relay.address, plan.relay.options, on_event=report.event)
     local = LocalProxy(
         link,
         socks=plan.socks,
@@ -169,27 +155,15 @@ async def _run(plan: _Plan, report: ProxyReport, ready_file: Path | None) -> Non
         login=plan.login,
         limits=plan.limits,
     )
-    loop = asyncio.get_running_loop()
-    life = asyncio.timeout(None)
-
-    def end() -> None:
-        report.ended(local, link)
-        life.reschedule(loop.time())
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, end)
     try:
-        async with life:
+        async with until_signal(lambda: report.ended(local, link)):
             await link.start()
             local.start()
             report.ready(local, ready_file)
-            loop.add_signal_handler(signal.SIGUSR1, report.status, local, link)
+            on_status_signal(lambda: report.status(local, link))
             async with asyncio.TaskGroup() as group:
                 group.create_task(link.run())
                 group.create_task(local.run())
-    except TimeoutError:
-        if not life.expired():
-            raise
     finally:
         local.close()
         await link.close()

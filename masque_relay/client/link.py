@@ -3,14 +3,16 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from secrets import SystemRandom
-from typing import Protocol
+from typing import Protocol, Self
 
+from masque_relay.client.address import RelayAddress
 from masque_relay.client.backoff import Backoff
 from masque_relay.client.clock import SystemClock
 from masque_relay.client.connection import RelayConnection
 from masque_relay.client.errors import ClientError, ConnectionLost, RelayLeaving
 from masque_relay.client.events import OnEvent, RelayAway, RelayConnected, ignore_event
 from masque_relay.client.limits import ClientLimits, ReconnectLimits
+from masque_relay.client.relay import RelayClient, RelayOptions
 from masque_relay.client.tcp_tunnel import TcpTunnel
 from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream, TunnelUser
 from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
@@ -95,6 +97,24 @@ class RelayLink:
         """Something for run() to look at."""
         self._up: asyncio.Event = asyncio.Event()
         """There is a connection that takes another tunnel."""
+
+    @classmethod
+    def to(
+        cls,
+        address: RelayAddress,
+        options: RelayOptions,
+        *,
+        reconnect: ReconnectLimits | None = None,
+        on_event: OnEvent = ignore_event,
+    ) -> Self:
+        """Return a link to the relay at ``address``."""
+
+        async def connect() -> RelayClient:
+            client = RelayClient(address, options)
+            await client.connect()
+            return client
+
+        return cls(connect, limits=options.limits, reconnect=reconnect, on_event=on_event)
 
     @property
     def is_up(self) -> bool:
