@@ -42,6 +42,14 @@ class Gate(Protocol):
         ...
 
 
+class Recognizer(Protocol):
+    """Authenticates without a tunnel: for protocols that sign answers to requests they refuse."""
+
+    async def recognize(self, request: RelayRequest) -> str | Denial:
+        """Return the subject that the credential proves, or why it does not. Takes no lease."""
+        ...
+
+
 class Dataplane(Protocol):
     """Moves bytes towards targets. Needs a lease: an unauthorised tunnel is a type error."""
 

@@ -1,5 +1,6 @@
 """Owns RelayRequest: what any transport asks of the gate, and the credentials that came with it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -58,6 +59,30 @@ class ClientCertificate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MessageIntegrity:
+    """Proof of a key over a STUN message (RFC 8489 section 9.2); the key itself never travels.
+
+    Whoever knows the key of the named user asks :attr:`is_signed_by`; the transport learns by that
+    which key it has to sign its answers with.
+    """
+
+    username: str | None
+    """As sent; None where only its digest was."""
+    user_hash: bytes | None = None
+    """SHA-256 of ``username:realm`` (RFC 8489 section 14.4), in the place of the name."""
+    realm: str
+    """The relay's own realm, which the message repeats."""
+    uses_sha256: bool
+    """The key is the SHA-256 of ``username:realm:password``; else it is their MD5."""
+    access_token: bytes | None = field(default=None, repr=False)
+    """A third party's token (RFC 7635 section 6.2), which brings the key along."""
+    is_confidential: bool
+    """The message came through TLS, so that nobody else has read its user name and token."""
+    is_signed_by: Callable[[bytes], bool] = field(repr=False)
+    """Whether a key made the message's integrity attribute, in constant time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MalformedCredential:
     """A credential header that could not be read; the gate refuses it as invalid."""
 
@@ -65,7 +90,9 @@ class MalformedCredential:
     """The scheme as sent, shortened to 32 characters; never the secret."""
 
 
-Credential = BearerToken | BasicPassword | ClientCertificate | MalformedCredential
+Credential = (
+    BearerToken | BasicPassword | ClientCertificate | MessageIntegrity | MalformedCredential
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

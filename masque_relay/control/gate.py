@@ -77,6 +77,15 @@ class RelayGate:
         self._audit.write(self._decision_record(request, principal, result, None))
         return result
 
+    async def recognize(self, request: RelayRequest) -> str | Denial:
+        """Return the subject that the credential proves, or why not; a revoked one is none."""
+        principal = await self._state.chain.authenticate(request, now_s=self._clock.wall_s())
+        if isinstance(principal, Denial):
+            return principal
+        if self._revocations.holds(subject=principal.subject, token_id=principal.token_id):
+            return Denial(reason=DenyReason.REVOKED, detail="subject or token id is revoked")
+        return principal.subject
+
     def admit_address(self, lease: Lease, address: IPAddress, port: int) -> Denial | None:
         """Decide on one resolved address with all that is known; None means admitted.
 

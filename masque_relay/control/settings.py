@@ -94,6 +94,36 @@ class MtlsSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenKeySettings:
+    """A key that is shared with a party whose access tokens count (RFC 7635)."""
+
+    kid: str
+    """Its name; a client sends it as its user name, and the policy knows it as the subject."""
+    key_file: Path
+    """16 or 32 bytes for AES-GCM, as they are or in base64."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StunSettings:
+    """Credentials of STUN and TURN clients: keys over messages (RFC 8489 section 9.2)."""
+
+    shared_secret_files: tuple[Path, ...] = ()
+    """Secrets for time-limited credentials (``expiry:subject`` and its HMAC, as `ghostctl token
+    turn` makes them); several while one replaces another. At least 16 bytes each."""
+    max_lifetime_s: float = 86_400.0
+    """Time-limited credentials that are good for longer than this from now on are refused."""
+    users: bool = True
+    """Take the users of `[gate.basic]` that have TURN keys (`ghostctl token turn-key`)."""
+    bearer: bool = True
+    """Take bearer tokens as user name or access token, but only through TLS: on a plain transport
+    everybody on the way would read them."""
+    token_keys: tuple[TokenKeySettings, ...] = ()
+    """Keys of third parties that hand out access tokens."""
+    server_name: str = ""
+    """What those tokens are bound to (THIRD-PARTY-AUTHORIZATION); empty: the realm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GateLimits:
     """What the gate allows whatever the policy says."""
 
@@ -115,13 +145,14 @@ class GateLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateSettings:
-    """All of the gate. At least one of bearer, basic and mtls must be set."""
+    """All of the gate. At least one of bearer, basic, mtls and stun must be set."""
 
     policy_file: Path
     """TOML: groups, rules and their tests; docs/reference/policy.md."""
     bearer: BearerSettings | None = None
     basic: BasicSettings | None = None
     mtls: MtlsSettings | None = None
+    stun: StunSettings | None = None
     revocations_file: Path | None = None
     """Where revocations survive a restart; None keeps them in memory only."""
     recheck_tunnels: bool = True

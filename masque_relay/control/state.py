@@ -8,6 +8,7 @@ from masque_relay.control.auth.basic import BasicAuthenticator, load_basic
 from masque_relay.control.auth.bearer import BearerAuthenticator, load_bearer
 from masque_relay.control.auth.chain import AuthenticatorChain
 from masque_relay.control.auth.mtls import MtlsAuthenticator, load_mtls
+from masque_relay.control.auth.turn import StunAuthenticator, load_stun
 from masque_relay.control.policy import CompiledPolicy, load_policy
 from masque_relay.control.settings import GateSettings
 
@@ -32,7 +33,8 @@ def build_state(settings: GateSettings, *, now_s: float, pool: ThreadPoolExecuto
     bearer: BearerAuthenticator | None = None
     basic: BasicAuthenticator | None = None
     mtls: MtlsAuthenticator | None = None
-    if settings.bearer is None and settings.basic is None and settings.mtls is None:
+    stun: StunAuthenticator | None = None
+    if (settings.bearer, settings.basic, settings.mtls, settings.stun) == (None, None, None, None):
         hint = "set one of gate.bearer, gate.basic and gate.mtls"
         problems.append(Problem(detail="no kind of credential is accepted", hint=hint))
     try:
@@ -51,7 +53,13 @@ def build_state(settings: GateSettings, *, now_s: float, pool: ThreadPoolExecuto
         mtls = None if settings.mtls is None else load_mtls(settings.mtls)
     except ConfigError as error:
         problems.extend(error.problems)
+    try:
+        users = {} if basic is None else basic.users
+        if settings.stun is not None:
+            stun = load_stun(settings.stun, users=users, bearer=bearer)
+    except ConfigError as error:
+        problems.extend(error.problems)
     if policy is None or problems:
         raise ConfigError(problems)
-    chain = AuthenticatorChain(bearer=bearer, basic=basic, mtls=mtls)
+    chain = AuthenticatorChain(bearer=bearer, basic=basic, mtls=mtls, stun=stun)
     return GateState(settings=settings, policy=policy, chain=chain)

@@ -69,6 +69,9 @@ def _key_files(settings: GateSettings) -> Iterator[Path]:
         yield settings.basic.users_file
     if settings.mtls is not None:
         yield from settings.mtls.ca_files
+    if settings.stun is not None:
+        yield from settings.stun.shared_secret_files
+        yield from (entry.key_file for entry in settings.stun.token_keys)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,8 +100,8 @@ def changes(before: InForce, after: InForce) -> tuple[str, ...]:
     differing = {
         "policy": before.policy_digest != after.policy_digest,
         "keys": before.key_digest != after.key_digest
-        or (old.gate.bearer, old.gate.basic, old.gate.mtls)
-        != (new.gate.bearer, new.gate.basic, new.gate.mtls),
+        or (old.gate.bearer, old.gate.basic, old.gate.mtls, old.gate.stun)
+        != (new.gate.bearer, new.gate.basic, new.gate.mtls, new.gate.stun),
         "certificate": before.certificates != after.certificates or old.tls != new.tls,
         "limits": (old.quic.limits, old.gate.limits, old.http, old.tcp, old.drain)
         != (new.quic.limits, new.gate.limits, new.http, new.tcp, new.drain),

@@ -53,6 +53,10 @@ class User:
     groups: tuple[str, ...] = ()
     expires_s: float | None = None
     """Seconds since the epoch; None: the account does not end."""
+    turn_md5: bytes | None = field(default=None, repr=False)
+    """MD5 of ``name:realm:password``, the TURN key of most clients: as good as the password."""
+    turn_sha256: bytes | None = field(default=None, repr=False)
+    """The same with SHA-256 (RFC 8489 section 18.5.1.2)."""
 
 
 def hash_password(password: str) -> str:
@@ -76,6 +80,11 @@ class BasicAuthenticator:
         # Successes are remembered by a keyed digest: of no use to who reads our memory tomorrow.
         self._memory_key = secrets.token_bytes(32)
         self._verified: ExpiringMemory[Principal] = ExpiringMemory(settings.cache_entries)
+
+    @property
+    def users(self) -> Mapping[str, User]:
+        """The users by name."""
+        return self._users
 
     @property
     def user_count(self) -> int:
@@ -216,6 +225,10 @@ def load_users(path: Path) -> dict[str, User]:
         password_hash = table.text("password_hash", required=True)
         groups = tuple(text for _, text in table.texts("groups"))
         expires_s = table.instant("expires")
+        turn_md5, turn_sha256 = (
+            _turn_key(table, "turn_md5", 16),
+            _turn_key(table, "turn_sha256", 32),
+        )
         if not is_presentable(name) or ":" in name:  # RFC 7617 section 2
             table.problem("a user name has no colon and no control characters")
         if len(groups) > MAX_GROUPS:
@@ -223,11 +236,27 @@ def load_users(path: Path) -> dict[str, User]:
         table.finish()
         if password_hash is not None and _check_hash(table, password_hash):
             users[name] = User(
-                name=name, password_hash=password_hash, groups=groups, expires_s=expires_s
+                name=name,
+                password_hash=password_hash,
+                groups=groups,
+                expires_s=expires_s,
+                turn_md5=turn_md5,
+                turn_sha256=turn_sha256,
             )
     source.root.finish()
     source.raise_problems()
     return users
+
+
+def _turn_key(table: TomlTable, key: str, key_bytes: int) -> bytes | None:
+    text = table.text(key)
+    if text is None:
+        return None
+    if not (len(text) == 2 * key_bytes and re.fullmatch("[0-9a-f]+", text)):
+        detail = f"not {2 * key_bytes} hexadecimal digits"
+        table.problem(detail, key, hint="make one with: ghostctl token turn-key")
+        return None
+    return bytes.fromhex(text)
 
 
 def _check_hash(table: TomlTable, password_hash: str) -> bool:

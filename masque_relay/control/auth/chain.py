@@ -9,6 +9,7 @@ from masque_relay.contract.request import (
     ClientCertificate,
     Credential,
     MalformedCredential,
+    MessageIntegrity,
     RelayRequest,
 )
 from masque_relay.contract.verdict import Denial, DenyReason
@@ -24,10 +25,12 @@ class AuthenticatorChain:
         bearer: Authenticator[BearerToken] | None = None,
         basic: Authenticator[BasicPassword] | None = None,
         mtls: Authenticator[ClientCertificate] | None = None,
+        stun: Authenticator[MessageIntegrity] | None = None,
     ) -> None:
         self._bearer = bearer
         self._basic = basic
         self._mtls = mtls
+        self._stun = stun
 
     async def authenticate(self, request: RelayRequest, *, now_s: float) -> Principal | Denial:
         """Return who asks, or why that is not known. Never raises for what a peer sent.
@@ -47,6 +50,8 @@ class AuthenticatorChain:
                 return self._basic is not None and self._basic.still_trusts(principal)
             case CredentialKind.MTLS:
                 return self._mtls is not None and self._mtls.still_trusts(principal)
+            case CredentialKind.STUN:
+                return self._stun is not None and self._stun.still_trusts(principal)
 
     async def _check(
         self, credential: Credential, source: Endpoint, now_s: float
@@ -61,6 +66,9 @@ class AuthenticatorChain:
             case ClientCertificate():
                 if self._mtls is not None:
                     return await self._mtls.authenticate(credential, source=source, now_s=now_s)
+            case MessageIntegrity():
+                if self._stun is not None:
+                    return await self._stun.authenticate(credential, source=source, now_s=now_s)
             case MalformedCredential():
                 return Denial(reason=DenyReason.CREDENTIAL_INVALID, detail="malformed credential")
             case _:

@@ -25,6 +25,8 @@ class CredentialKind(StrEnum):
     BEARER = "bearer"
     BASIC = "basic"
     MTLS = "mtls"
+    STUN = "stun"
+    """A long-term, time-limited or third-party key over STUN messages."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from masque_relay.contract.request import (
     ClientCertificate,
     Credential,
     MalformedCredential,
+    MessageIntegrity,
     Method,
     RelayRequest,
     Transport,
@@ -25,6 +26,13 @@ CREDENTIALS: tuple[Credential, ...] = (
     BearerToken(token="t"),
     BasicPassword(user="u", password="p"),
     ClientCertificate(chain_der=(b"x",)),
+    MessageIntegrity(
+        username="u",
+        realm="r",
+        uses_sha256=False,
+        is_confidential=False,
+        is_signed_by=lambda _: True,
+    ),
     MalformedCredential(scheme="bearer"),
 )
 
@@ -69,15 +77,17 @@ async def test_a_kind_that_nobody_checks_is_invalid(credential: Credential) -> N
     assert await reason(AuthenticatorChain(), credential) is DenyReason.CREDENTIAL_INVALID
 
 
-@pytest.mark.parametrize("credential", CREDENTIALS[:3], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("credential", CREDENTIALS[:4], ids=lambda value: type(value).__name__)
 async def test_each_kind_goes_to_its_own_authenticator(credential: Credential) -> None:
-    chain = AuthenticatorChain(bearer=Accepting(), basic=Accepting(), mtls=Accepting())
+    chain = AuthenticatorChain(
+        bearer=Accepting(), basic=Accepting(), mtls=Accepting(), stun=Accepting()
+    )
     assert await reason(chain, credential) is None
 
 
 async def test_a_bad_first_credential_is_not_made_good_by_a_second_one() -> None:
     chain = AuthenticatorChain(bearer=Accepting())
-    malformed, bearer = CREDENTIALS[3], CREDENTIALS[0]
+    malformed, bearer = CREDENTIALS[4], CREDENTIALS[0]
     assert await reason(chain, malformed, bearer) is DenyReason.CREDENTIAL_INVALID
     assert await reason(chain, bearer, malformed) is None
 
@@ -86,6 +96,11 @@ async def test_a_bad_first_credential_is_not_made_good_by_a_second_one() -> None
 def test_trust_is_asked_of_the_kind_that_gave_it(method: CredentialKind) -> None:
     principal = Principal(subject="a", method=method, key_id="k")
     kinds = {kind.value: Accepting(trusts=kind is method) for kind in CredentialKind}
-    chain = AuthenticatorChain(bearer=kinds["bearer"], basic=kinds["basic"], mtls=kinds["mtls"])
+    chain = AuthenticatorChain(
+        bearer=kinds["bearer"],
+        basic=kinds["basic"],
+        mtls=kinds["mtls"],
+        stun=kinds["stun"],
+    )
     assert chain.still_trusts(principal)
     assert not AuthenticatorChain().still_trusts(principal)
