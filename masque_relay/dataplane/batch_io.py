@@ -70,7 +70,7 @@ class BatchUdpSocket:
         self._socket = bound_socket
         self._is_ipv6 = bound_socket.family == socket.AF_INET6
         self._counters = counters
-        self._local = _endpoint(bound_socket.getsockname())
+        self._local = bound_endpoint(bound_socket)
         self._sender = RunSender(bound_socket, counters, segmenting=limits.segment_sends)
         self._gauge = CoalescingGauge(
             coalescing=limits.coalesce_receives and enable_gro(bound_socket, enabled=True)
@@ -86,25 +86,7 @@ class BatchUdpSocket:
         Raises:
             FlowError: the address is taken, not ours or of a family that this host lacks.
         """
-        is_ipv6 = isinstance(endpoint.address, IPv6Address)
-        try:
-            udp_socket = socket.socket(
-                socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM
-            )
-        except OSError as error:
-            raise flow_error_from_os(error, f"open a socket for {endpoint}") from error
-        try:
-            if is_ipv6:
-                only_ipv6 = not endpoint.address.is_unspecified
-                udp_socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(only_ipv6))
-            forbid_fragments(udp_socket)
-            set_buffers(udp_socket, limits.receive_buffer_bytes, limits.send_buffer_bytes)
-            udp_socket.bind((str(endpoint.address), endpoint.port))
-        except OSError as error:
-            udp_socket.close()
-            raise flow_error_from_os(error, f"bind {endpoint}") from error
-        _warn_if_capped(udp_socket, endpoint, limits)
-        return cls(udp_socket, limits=limits, counters=counters)
+        return cls(open_bound(endpoint, limits), limits=limits, counters=counters)
 
     @property
     def local(self) -> Endpoint:
@@ -229,6 +211,44 @@ class BatchUdpSocket:
         return (host, address[1])
 
 
+def open_bound(
+    endpoint: Endpoint, limits: SocketLimits, *, shares_port: bool = False, warns: bool = True
+) -> socket.socket:
+    """Return a UDP socket, bound and with its options set; port 0 picks a free one.
+
+    Args:
+        endpoint: where; ``[::]`` takes IPv4 too.
+        limits: its buffers.
+        shares_port: further sockets may be bound to the same address.
+        warns: log it when the kernel caps the buffers.
+
+    Raises:
+        FlowError: the address is taken, not ours or of a family that this host lacks.
+    """
+    is_ipv6 = isinstance(endpoint.address, IPv6Address)
+    try:
+        udp_socket = socket.socket(
+            socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM
+        )
+    except OSError as error:
+        raise flow_error_from_os(error, f"open a socket for {endpoint}") from error
+    try:
+        if is_ipv6:
+            only_ipv6 = not endpoint.address.is_unspecified
+            udp_socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(only_ipv6))
+        if shares_port:
+            udp_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        forbid_fragments(udp_socket)
+        set_buffers(udp_socket, limits.receive_buffer_bytes, limits.send_buffer_bytes)
+        udp_socket.bind((str(endpoint.address), endpoint.port))
+    except OSError as error:
+        udp_socket.close()
+        raise flow_error_from_os(error, f"bind {endpoint}") from error
+    if warns:
+        _warn_if_capped(udp_socket, endpoint, limits)
+    return udp_socket
+
+
 def bind_udp(
     endpoint: Endpoint, *, limits: SocketLimits | None = None, counters: FlowCounters | None = None
 ) -> BatchUdpSocket:
@@ -296,6 +316,11 @@ def _warn_if_capped(udp_socket: socket.socket, endpoint: Endpoint, limits: Socke
                 sysctl,
                 wanted_bytes,
             )
+
+
+def bound_endpoint(bound_socket: socket.socket) -> Endpoint:
+    """Return what a socket is bound to."""
+    return _endpoint(bound_socket.getsockname())
 
 
 def _endpoint(name: Address) -> Endpoint:
