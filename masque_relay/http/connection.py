@@ -15,10 +15,18 @@ from masque_relay.http.datagram_queue import EarlyDatagrams
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.rate import EventRate
 from masque_relay.http.request_head import RequestHead, parse_request_head
-from masque_relay.http.scope import build_scope
+from masque_relay.http.request_stream import RequestStream
+from masque_relay.http.response_head import count_status, encode_response_head
+from masque_relay.http.scope import build_scope, build_websocket_scope
 from masque_relay.http.services import StreamServices
 from masque_relay.http.stream import HttpStream
 from masque_relay.http.transport import ClientLink, HttpTransport, HttpVersion
+from masque_relay.http.websocket_handshake import (
+    PROTOCOL,
+    HandshakeRefusedError,
+    check_handshake,
+)
+from masque_relay.http.websocket_stream import WebSocketStream
 from masque_relay.quic.application import Headers
 from masque_relay.wire.errors import WireError
 
@@ -38,7 +46,9 @@ class ConnectionOwner(Protocol):
         """The lifespan state."""
         ...
 
-    def start_request(self, connection: "HttpConnection", stream: HttpStream, scope: Scope) -> bool:
+    def start_request(
+        self, connection: "HttpConnection", stream: RequestStream, scope: Scope
+    ) -> bool:
         """Run the application for a request; False when the front end is shutting down."""
         ...
 
@@ -69,7 +79,7 @@ class HttpConnection:
         self._limits = limits
         self._counters = counters
         self._clock = clock
-        self._streams: dict[int, HttpStream] = {}
+        self._streams: dict[int, RequestStream] = {}
         self._next_stream_id = 0
         """The lowest request stream that was never seen."""
         self._skipped_ids: set[int] = set()
@@ -107,7 +117,7 @@ class HttpConnection:
         return self._bound.transport
 
     @property
-    def streams(self) -> tuple[HttpStream, ...]:
+    def streams(self) -> tuple[RequestStream, ...]:
         """The requests that are running."""
         return tuple(self._streams.values())
 
@@ -189,7 +199,7 @@ class HttpConnection:
 
     # What the front end calls.
 
-    def forget(self, stream: HttpStream) -> None:
+    def forget(self, stream: RequestStream) -> None:
         """The application of a request is done."""
         self._streams.pop(stream.stream_id, None)
 
@@ -265,17 +275,53 @@ class HttpConnection:
             self.transport.reset(stream_id, H3Error.MESSAGE_ERROR)
             self._malformed(str(error))
             return
-        self._start(stream_id, head, early, end_stream=end_stream)
+        try:
+            stream, scope = self._make_request(stream_id, head)
+        except HandshakeRefusedError as refusal:
+            self._refuse_handshake(stream_id, refusal)
+            return
+        self._start(stream_id, stream, scope, early, end_stream=end_stream)
+
+    def _make_request(self, stream_id: int, head: RequestHead) -> tuple[RequestStream, Scope]:
+        """Return what answers a request, and its scope.
+
+        Raises:
+            HandshakeRefusedError: it asks for a WebSocket, but not properly.
+        """
+        request_id = uuid4().hex[:16]
+        who, state, version = self._client, self._owner.state, self._http_version
+        if head.protocol != PROTOCOL:
+            stream = HttpStream(self._bound, stream_id, head, request_id=request_id)
+            return stream, build_scope(stream, who, state, http_version=version)
+        handshake = check_handshake(head, self._limits.websocket)
+        websocket = WebSocketStream(
+            self._bound,
+            stream_id,
+            head,
+            request_id=request_id,
+            handshake=handshake,
+            settings=self._limits.websocket,
+        )
+        return websocket, build_websocket_scope(websocket, who, state, http_version=version)
+
+    def _refuse_handshake(self, stream_id: int, refusal: HandshakeRefusedError) -> None:
+        fields = [*refusal.fields, (b"content-length", b"0")]
+        head = encode_response_head(refusal.status, fields)
+        self.transport.send_headers(stream_id, head, end_stream=True)
+        self._to_stop.add(stream_id)
+        count_status(self._counters, refusal.status)
 
     def _start(
-        self, stream_id: int, head: RequestHead, early: list[bytes], *, end_stream: bool
+        self,
+        stream_id: int,
+        stream: RequestStream,
+        scope: Scope,
+        early: list[bytes],
+        *,
+        end_stream: bool,
     ) -> None:
-        stream = HttpStream(self._bound, stream_id, head, request_id=uuid4().hex[:16])
-        scope = build_scope(
-            stream, self._client, self._owner.state, http_version=self._http_version
-        )
         if not self._owner.start_request(self, stream, scope):
-            self.transport.reset(stream_id, H3Error.REQUEST_REJECTED)
+            stream.abort(EndReason.DRAINED, H3Error.REQUEST_REJECTED)
             return
         self._streams[stream_id] = stream
         if early:

@@ -16,7 +16,8 @@ from masque_relay.http.connection import HttpConnection
 from masque_relay.http.lifespan import Lifespan
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.middleware_check import refuse_unfit_middleware
-from masque_relay.http.stream import ClientDisconnectedError, HttpStream
+from masque_relay.http.request_stream import RequestStream
+from masque_relay.http.send_room import ClientDisconnectedError
 from masque_relay.http.transport import ClientLink, HttpTransport, HttpVersion
 from masque_relay.quic.application import (
     H3Application,
@@ -71,7 +72,7 @@ class HttpFrontEnd:
         self._clock = clock
         self._session_factory = session_factory
         self._connections: set[HttpConnection] = set()
-        self._tasks: dict[HttpStream, asyncio.Task[None]] = {}
+        self._tasks: dict[RequestStream, asyncio.Task[None]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._group = asyncio.TaskGroup()
@@ -200,7 +201,9 @@ class HttpFrontEnd:
 
     # ConnectionOwner.
 
-    def start_request(self, connection: HttpConnection, stream: HttpStream, scope: Scope) -> bool:
+    def start_request(
+        self, connection: HttpConnection, stream: RequestStream, scope: Scope
+    ) -> bool:
         """Run the application for one request, in a task of its own."""
         if not self._is_open:
             return False
@@ -214,7 +217,7 @@ class HttpFrontEnd:
         """Forget a connection; its requests end by themselves."""
         self._connections.discard(connection)
 
-    async def _run(self, connection: HttpConnection, stream: HttpStream, scope: Scope) -> None:
+    async def _run(self, connection: HttpConnection, stream: RequestStream, scope: Scope) -> None:
         try:
             await self._answer(stream, scope)
         except Exception:  # noqa: BLE001  (STYLE 17: one request's bug is its own)
@@ -226,7 +229,7 @@ class HttpFrontEnd:
             if not self._tasks:
                 self._idle.set()
 
-    async def _answer(self, stream: HttpStream, scope: Scope) -> None:
+    async def _answer(self, stream: RequestStream, scope: Scope) -> None:
         try:
             await self._app(scope, stream.receive, stream.send)
         except ClientDisconnectedError:

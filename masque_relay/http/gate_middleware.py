@@ -2,22 +2,25 @@
 
 import secrets
 import ssl
+from collections.abc import Callable
+from functools import partial
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Literal
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from masque_relay.contract.address import Endpoint, IPAddress
 from masque_relay.contract.ports import Gate
 from masque_relay.contract.request import RelayRequest, Transport
-from masque_relay.contract.verdict import Denial
+from masque_relay.contract.verdict import Denial, EndReason
 from masque_relay.http.admission import Admission
 from masque_relay.http.asked import AskedReader
 from masque_relay.http.credentials import parse_credentials, presents_proxy_credential
-from masque_relay.http.denials import refuse_denial, refuse_request, send_refusal
+from masque_relay.http.denials import Refusal, refuse_denial, refuse_request, send_refusal
 from masque_relay.wire.errors import WireError
 
 _TRANSPORTS = {"3": Transport.HTTP3, "2": Transport.HTTP2}
+_GOING_AWAY, _POLICY_VIOLATION = 1001, 1008  # RFC 6455 section 7.4.1
 _UNKNOWN_SOURCE = ip_address("0.0.0.0")  # noqa: S104  (a Unix socket has no peer address)
 
 
@@ -26,20 +29,44 @@ class GateMiddleware:
 
     The route in front of it must have put the template's variables into ``scope["path_params"]``.
     The lease is in ``scope["state"]["admission"]`` and is released here, whatever the endpoint
-    does. Anything but an ``http`` scope is a wiring mistake and raises: fail closed.
+    does. Another scope type than the one it is made for is a wiring mistake and raises: fail
+    closed.
+
+    A WebSocket is admitted before it is accepted, and refused with the same responses as a tunnel.
+    When the gate ends its lease it is closed with 1008 (policy) or 1001 (the relay goes away);
+    an endpoint that wants to do that itself sets ``admission.on_end``.
     """
 
     def __init__(
-        self, app: ASGIApp, *, gate: Gate, read_asked: AskedReader, proxy_name: str
+        self,
+        app: ASGIApp,
+        *,
+        gate: Gate,
+        read_asked: AskedReader,
+        proxy_name: str,
+        scope_type: Literal["http", "websocket"] = "http",
+        transport: Transport | None = None,
     ) -> None:
+        """Stand before ``app``.
+
+        Args:
+            app: the endpoint, which finds the lease in the scope's state.
+            gate: decides.
+            read_asked: what the request asks for.
+            proxy_name: in ``proxy-status``.
+            scope_type: what ``app`` serves.
+            transport: what the request counts as; None tells it by the HTTP version.
+        """
         self.app = app
         self._gate = gate
         self._read_asked = read_asked
         self._proxy_name = proxy_name
+        self._scope_type = scope_type
+        self._transport = transport
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit, run the endpoint, release."""
-        if scope["type"] != "http":
+        if scope["type"] != self._scope_type:
             raise RuntimeError(f"the gate does not know scope type {scope['type']!r}")
         request_id = request_id_of(scope)
         try:
@@ -47,11 +74,11 @@ class GateMiddleware:
         except WireError as error:
             # The detail quotes at most an excerpt of what the client itself sent.
             refusal = refuse_request(400, f"bad target: {error.detail}")
-            await send_refusal(send, refusal, proxy_name=self._proxy_name, request_id=request_id)
+            await refuse(scope, send, refusal, proxy_name=self._proxy_name)
             return
         request = RelayRequest(
             request_id=request_id,
-            transport=_TRANSPORTS.get(scope["http_version"], Transport.HTTP1),
+            transport=self._transport or _TRANSPORTS.get(scope["http_version"], Transport.HTTP1),
             method=asked.method,
             target=asked.target,
             ip_scope=asked.ip_scope,
@@ -61,14 +88,38 @@ class GateMiddleware:
         verdict = await self._gate.admit(request)
         if isinstance(verdict, Denial):
             refusal = refuse_denial(verdict, speaks_to_proxy=speaks_to_proxy(scope))
-            await send_refusal(send, refusal, proxy_name=self._proxy_name, request_id=request_id)
+            await refuse(scope, send, refusal, proxy_name=self._proxy_name)
             return
         admission = Admission(verdict)
+        end: Callable[[int, str], None] | None = scope.get("extensions", {}).get("websocket.end")
+        if end is not None:
+            admission.on_end(partial(_end_websocket, end))
         try:
             scope["state"]["admission"] = admission
             await self.app(scope, receive, send)
         finally:
             admission.release()
+
+
+async def refuse(scope: Scope, send: Send, refusal: Refusal, *, proxy_name: str) -> None:
+    """Answer a request, or a WebSocket that is not accepted, with a refusal."""
+    request_id = request_id_of(scope)
+    if scope["type"] == "http":
+        await send_refusal(send, refusal, proxy_name=proxy_name, request_id=request_id)
+    elif "websocket.http.response" in scope.get("extensions", {}):
+        as_websocket = partial(_send_as_websocket, send)
+        await send_refusal(as_websocket, refusal, proxy_name=proxy_name, request_id=request_id)
+    else:  # a server that can only say 403
+        await send({"type": "websocket.close"})
+
+
+async def _send_as_websocket(send: Send, message: Message) -> None:
+    """ASGI's "WebSocket Denial Response": the same messages under another name."""
+    await send({**message, "type": f"websocket.{message['type']}"})
+
+
+def _end_websocket(end: Callable[[int, str], None], reason: EndReason) -> None:
+    end(_GOING_AWAY if reason is EndReason.DRAINED else _POLICY_VIOLATION, str(reason))
 
 
 def speaks_to_proxy(scope: Scope) -> bool:

@@ -116,10 +116,10 @@ def _tunnel_token(method: bytes, fields: Headers) -> bytes | None:
     """Return the Upgrade token of a tunnel; other upgrades are ignored (RFC 9110 section 7.8)."""
     if method != b"GET" or b"upgrade" not in _words(fields, b"connection"):
         return None
-    for token in _words(fields, b"upgrade"):
-        if token.decode("latin-1") in CAPSULE_PROTOCOLS:
-            return token
     tokens = _words(fields, b"upgrade")
+    for token in tokens:
+        if token == b"websocket" or token.decode("latin-1") in CAPSULE_PROTOCOLS:
+            return token
     says = [value for name, value in fields if name == b"capsule-protocol"]
     if len(tokens) == 1 and len(says) == 1 and parse_boolean(says[0].decode("latin-1")) is True:
         return tokens[0]

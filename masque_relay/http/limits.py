@@ -1,6 +1,8 @@
 """Owns HttpLimits: every bound of the HTTP front ends, with the reason."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from masque_relay.http.websocket_settings import WebSocketSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,3 +58,5 @@ class HttpLimits:
     """How long an application may run on after its client is gone and it is being shut down."""
     lifespan_timeout_s: float = 30.0
     """An application's start-up or shut-down; then the relay's own goes wrong."""
+    websocket: WebSocketSettings = field(default_factory=WebSocketSettings)
+    """WebSockets, over every HTTP version."""

@@ -10,8 +10,8 @@ from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from masque_relay.contract.ports import Gate
-from masque_relay.http.denials import DEFAULT_PROXY_NAME, refuse_request, send_refusal
-from masque_relay.http.gate_middleware import GateMiddleware, request_id_of
+from masque_relay.http.denials import DEFAULT_PROXY_NAME, refuse_request
+from masque_relay.http.gate_middleware import GateMiddleware, refuse
 from masque_relay.http.request_head import ConnectForm
 from masque_relay.http.tunnel import TunnelEndpoint, TunnelKind
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
@@ -152,6 +152,21 @@ class TunnelGuard:
             await self.app(scope, receive, send)
 
 
+class _Nothing:
+    """Answers what no route matches: Starlette would refuse a WebSocket with 403."""
+
+    def __init__(self, not_found: ASGIApp, proxy_name: str) -> None:
+        self._not_found = not_found
+        self._proxy_name = proxy_name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 404."""
+        if scope["type"] == "websocket":
+            await _refuse(scope, send, 404, "nothing is here", proxy_name=self._proxy_name)
+        else:
+            await self._not_found(scope, receive, send)
+
+
 def build_app(
     kinds: Sequence[TunnelKind],
     *,
@@ -184,6 +199,7 @@ def build_app(
             routes.append(TunnelRoute(template, kind.protocol, app, proxy_name=proxy_name))
             hints.append(TunnelHintRoute(template, kind.protocol))
     starlette = Starlette(routes=[*routes, *hints, *site, Route("/", _home)])
+    starlette.router.default = _Nothing(starlette.router.default, proxy_name)
     return TunnelGuard(starlette, routes=routes, proxy_name=proxy_name)
 
 
@@ -220,9 +236,4 @@ async def _refuse(
     *,
     proxy_name: str,
 ) -> None:
-    await send_refusal(
-        send,
-        refuse_request(status, explanation),
-        proxy_name=proxy_name,
-        request_id=request_id_of(scope),
-    )
+    await refuse(scope, send, refuse_request(status, explanation), proxy_name=proxy_name)

@@ -8,8 +8,10 @@ from urllib.parse import unquote
 from starlette.types import Scope
 
 from masque_relay.http.request_head import ConnectForm
+from masque_relay.http.request_stream import RequestStream
 from masque_relay.http.stream import HttpStream
 from masque_relay.http.transport import ClientLink, HttpVersion
+from masque_relay.http.websocket_stream import WebSocketStream
 from masque_relay.wire.authority import parse_authority
 from masque_relay.wire.errors import WireError
 
@@ -24,13 +26,44 @@ def build_scope(
     http_version: HttpVersion = HttpVersion.HTTP3,
 ) -> Scope:
     """Return the scope for a request; ``state`` is the lifespan's, copied per request."""
-    head = stream.head
     return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "method": stream.head.method,
+        "scheme": stream.head.scheme,
+        **_common(stream, link, state, http_version),
+        "extensions": _extensions(stream, link),
+    }
+
+
+def build_websocket_scope(
+    stream: WebSocketStream,
+    link: ClientLink,
+    state: Mapping[str, Any],
+    *,
+    http_version: HttpVersion,
+) -> Scope:
+    """Return the scope for a WebSocket; ``state`` is the lifespan's, copied per connection."""
+    return {
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "scheme": "wss",
+        "subprotocols": list(stream.handshake.subprotocols),
+        **_common(stream, link, state, http_version),
+        "extensions": {
+            "websocket.http.response": {},
+            "websocket.end": stream.end,
+            "tls": _tls(link),
+        },
+    }
+
+
+def _common(
+    stream: RequestStream, link: ClientLink, state: Mapping[str, Any], http_version: HttpVersion
+) -> dict[str, Any]:
+    head = stream.head
+    return {
         "http_version": str(http_version),
-        "method": head.method,
-        "scheme": head.scheme,
         "path": unquote(head.raw_path.decode("ascii")),
         "raw_path": head.raw_path,
         "query_string": head.query_string,
@@ -39,7 +72,6 @@ def build_scope(
         "client": (str(link.peer.address), link.peer.port),
         "server": _server(head.authority),
         "state": {**state, "request_id": stream.request_id},
-        "extensions": _extensions(stream, link),
     }
 
 

@@ -19,6 +19,7 @@ from masque_relay.http.response_head import (
     encode_fields,
     encode_response_head,
 )
+from masque_relay.http.send_room import ClientDisconnectedError, SendRoom
 from masque_relay.http.services import StreamServices
 from masque_relay.http.socket_flow import splice_socket
 from masque_relay.http.splice import Splice
@@ -28,10 +29,6 @@ from masque_relay.quic.application import Headers
 from masque_relay.wire.errors import WireError
 
 _log = structlog.get_logger(__name__)
-
-
-class ClientDisconnectedError(OSError):
-    """``send`` after the client is gone (ASGI 2.4: an OSError)."""
 
 
 class _Response(Enum):
@@ -57,11 +54,11 @@ class HttpStream:
         "_limits",
         "_readable",
         "_response",
+        "_room",
         "_sends_body",
         "_services",
         "_splice",
         "_transport",
-        "_writable",
         "carrier",
         "head",
         "request_id",
@@ -92,8 +89,9 @@ class HttpStream:
             on_over=self._carrier_over,
         )
         self._readable = asyncio.Event()
-        self._writable: asyncio.Event | None = None
-        """Made by the first ``send`` that has to wait: most tunnels never do."""
+        self._room = SendRoom(
+            services, stream_id, is_gone=lambda: self._inbox.is_disconnected, abort=self.abort
+        )
         self._response = _Response.NOT_STARTED
         self._sends_body = head.method != "HEAD"
         self._expects_trailers = False
@@ -149,8 +147,7 @@ class HttpStream:
         """Bytes have left; a waiting ``send`` or splice may go on."""
         if self._splice is not None:
             self._splice.on_writable()
-        if self._writable is not None:
-            self._writable.set()
+        self._room.wake()
 
     def disconnected(self, reason: EndReason, code: int | None = None) -> None:
         """The stream is over: reset by the peer, lost with the connection, or shut down."""
@@ -236,7 +233,7 @@ class HttpStream:
             case "http.capsule.send":
                 self._require_tunnel(kind)
                 self.carrier.send_capsule(message["capsule_type"], bytes(message["data"]))
-                await self._drain()
+                await self._room.wait()
             case "http.splice":
                 self._start_splice(message)
             case _:
@@ -298,7 +295,7 @@ class HttpStream:
             self._end_response(body)
         elif body:
             self._transport.send_data(self.stream_id, body, end_stream=False)
-        await self._drain()
+        await self._room.wait()
 
     def _send_trailers(self, message: Message) -> None:
         if self._response is not _Response.OPEN or not self._expects_trailers:
@@ -429,25 +426,3 @@ class HttpStream:
                 await self._readable.wait()
         except TimeoutError:
             self.abort(EndReason.IDLE, H3Error.REQUEST_CANCELLED)
-
-    async def _drain(self) -> None:
-        """Wait until the stream holds less than the high-water mark; give up on no progress."""
-        high_water_bytes = self._limits.send_high_water_bytes
-        while (unsent := self._transport.unsent_bytes(self.stream_id)) > high_water_bytes:
-            try:
-                async with asyncio.timeout(self._limits.send_timeout_s):
-                    await self._wait_less_unsent(unsent)
-            except TimeoutError:
-                self.abort(EndReason.IDLE, H3Error.REQUEST_CANCELLED)
-            if self._inbox.is_disconnected:
-                raise ClientDisconnectedError("the client is gone")
-
-    async def _wait_less_unsent(self, unsent: int) -> None:
-        if self._writable is None:
-            self._writable = asyncio.Event()
-        while (
-            self._transport.unsent_bytes(self.stream_id) >= unsent
-            and not self._inbox.is_disconnected
-        ):
-            self._writable.clear()
-            await self._writable.wait()

@@ -19,7 +19,7 @@ async def test_section_3_the_relay_announces_extended_connect(tmp_path: Path) ->
 
 
 @pytest.mark.clause("RFC 9220", "3", "SHOULD", "answer an unknown :protocol with 501")
-@pytest.mark.parametrize("protocol", [b"websocket", b"webtransport", b"connect-udp-next"])
+@pytest.mark.parametrize("protocol", [b"webtransport", b"connect-udp-next"])
 async def test_section_3_an_unknown_protocol_is_501_and_no_more(
     tmp_path: Path, protocol: bytes
 ) -> None:

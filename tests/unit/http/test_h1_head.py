@@ -114,11 +114,11 @@ class TestUpgrade:
         "lines",
         [
             ("GET / HTTP/1.1", "Host: a", "Upgrade: connect-udp"),
-            ("GET / HTTP/1.1", "Host: a", "Connection: Upgrade", "Upgrade: websocket"),
+            ("GET / HTTP/1.1", "Host: a", "Connection: Upgrade", "Upgrade: h2c"),
             ("POST / HTTP/1.1", "Host: a", *UPGRADE),
             ("GET / HTTP/1.0", "Host: a", *UPGRADE),
         ],
-        ids=["no connection field", "websocket", "post", "http/1.0"],
+        ids=["no connection field", "h2c", "post", "http/1.0"],
     )
     def test_what_is_no_upgrade_of_ours_is_an_ordinary_request(
         self, lines: tuple[str, ...]

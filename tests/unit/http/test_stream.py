@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from masque_relay.http.limits import HttpLimits
-from masque_relay.http.stream import ClientDisconnectedError
+from masque_relay.http.send_room import ClientDisconnectedError
 from masque_relay.wire.capsule import encode_capsule
 from tests.support.http_fakes import CONNECT_UDP_HEAD, GET_HEAD, head_with, settle
 from tests.support.http_rig import AppCall, Rig, ScriptedApp, serving
