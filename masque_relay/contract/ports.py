@@ -34,6 +34,11 @@ class Gate(Protocol):
         """
         ...
 
+    @property
+    def generation(self) -> int:
+        """Changes with every reload: answers of :meth:`admit_address` hold as long as it stays."""
+        ...
+
     def admit_address(self, lease: Lease, address: IPAddress, port: int) -> Denial | None:
         """Decide on one resolved address (SSRF and DNS rebinding); None means admitted.
 
@@ -69,6 +74,14 @@ class Dataplane(Protocol):
         """
         ...
 
+    def open_bound_udp(self, lease: Lease, sink: "BoundUdpSink") -> "BoundUdpFlow":
+        """Bind public UDP ports for this lease alone and start to feed the sink.
+
+        Raises:
+            FlowError: no address, no free port or no resources.
+        """
+        ...
+
     async def open_tcp(
         self, lease: Lease, endpoints: Sequence[Endpoint], sink: ByteSink, *, timeout_s: float
     ) -> TcpFlow:
@@ -89,6 +102,40 @@ class ReceivedBatch:
     payloads: list[bytes]
     source: tuple[str, int]
     """As the socket gave it, unwrapped from IPv4-mapped form: host string, port."""
+
+
+class BoundUdpSink(Protocol):
+    """What a bound UDP flow feeds."""
+
+    def on_batches(self, batches: Sequence[ReceivedBatch]) -> None:
+        """Take what one wake-up brought, one batch per source. Must not block or raise."""
+        ...
+
+
+class BoundUdpFlow(Protocol):
+    """Unconnected UDP sockets, at most one per address family, for one tunnel."""
+
+    @property
+    def public(self) -> Sequence[Endpoint]:
+        """Where peers reach the tunnel: the bound addresses, or what a NAT shows in their place."""
+        ...
+
+    @property
+    def dropped_count(self) -> int:
+        """Datagrams that the kernel would not take (full buffer, too large)."""
+        ...
+
+    def reaches(self, peer: Endpoint) -> bool:
+        """Whether there is a socket of the peer's family, and the peer is not this host's own."""
+        ...
+
+    def send_batch(self, payloads: Sequence[bytes], peer: tuple[str, int]) -> int:
+        """Send to one peer now; return how many the kernel took. Never blocks and never raises."""
+        ...
+
+    def close(self) -> None:
+        """Close the sockets; idempotent. The sink hears nothing afterwards."""
+        ...
 
 
 class DatagramSocket(Protocol):

@@ -20,6 +20,11 @@ class Carrier(Protocol):
         """
         ...
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Stream bytes (capsules) queued that the client has not acknowledged yet."""
+        ...
+
     def send_datagrams(self, prefix: bytes, payloads: Sequence[bytes]) -> int:
         """Queue ``prefix + payload`` for each payload as an HTTP Datagram; return how many fitted.
 
@@ -29,7 +34,10 @@ class Carrier(Protocol):
         ...
 
     def send_capsule(self, capsule_type: int, value: bytes) -> None:
-        """Queue one capsule on the stream (RFC 9297 section 3.2)."""
+        """Queue one capsule on the stream (RFC 9297 section 3.2).
+
+        Never refuses: whoever answers a client's capsules keeps ``unsent_bytes`` bounded.
+        """
         ...
 
     def abort(self, reason: EndReason) -> None:

@@ -53,6 +53,7 @@ class RelayGate:
         self._rates = OpenRates(state.settings.limits)
         self._leases = LeaseTable(self._ledger, clock=clock, on_release=self._released)
         self._draining = False
+        self._generation = 0
         self.decisions: Counter[tuple[str, str, str]] = Counter()
         self.tunnel_ends: Counter[tuple[str, str]] = Counter()
 
@@ -100,6 +101,11 @@ class RelayGate:
             record = self._decision_record(lease.request, lease.principal, lease, denial)
             self._audit.write({**record, "event": "address", "address": str(address)})
         return denial
+
+    @property
+    def generation(self) -> int:
+        """Changes with every reload: what was answered before may not hold any more."""
+        return self._generation
 
     # -- the operator ---------------------------------------------------------------------------
 
@@ -207,6 +213,7 @@ class RelayGate:
     def commit(self, state: GateState) -> int:
         """Put a prepared state in force; return how many tunnels it ended. Never fails."""
         self._state = state
+        self._generation += 1
         self._ledger.limits = state.settings.limits
         self._rates.configure(state.settings.limits)
         ended = self._recheck() if state.settings.recheck_tunnels else 0

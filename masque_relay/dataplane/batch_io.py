@@ -57,7 +57,12 @@ class BatchUdpSocket:
     )
 
     def __init__(
-        self, bound_socket: socket.socket, *, limits: SocketLimits, counters: FlowCounters
+        self,
+        bound_socket: socket.socket,
+        *,
+        limits: SocketLimits,
+        counters: FlowCounters,
+        buffer: bytearray | None = None,
     ) -> None:
         """Take over a bound UDP socket; :meth:`close` closes it.
 
@@ -65,6 +70,8 @@ class BatchUdpSocket:
             bound_socket: any blocking mode; it is made non-blocking.
             limits: offloads to use; the buffers are set by :meth:`bind`.
             counters: where drops and offloads are counted.
+            buffer: RECEIVE_BYTES to receive into, which all sockets of a loop may share; None = its
+                own.
         """
         bound_socket.settimeout(0.0)
         self._socket = bound_socket
@@ -75,7 +82,7 @@ class BatchUdpSocket:
         self._gauge = CoalescingGauge(
             coalescing=limits.coalesce_receives and enable_gro(bound_socket, enabled=True)
         )
-        self._buffer = bytearray(RECEIVE_BYTES)
+        self._buffer = bytearray(RECEIVE_BYTES) if buffer is None else buffer
         self._view = memoryview(self._buffer)
         self._closed = False
 

@@ -7,12 +7,14 @@ from masque_relay.contract.address import Endpoint, IPAddress
 from masque_relay.contract.counters import FlowCounters
 from masque_relay.contract.flow import ByteSink, DatagramSink, FlowError
 from masque_relay.contract.lease import Lease
+from masque_relay.contract.ports import BoundUdpSink
 from masque_relay.dataplane.limits import FlowLimits, ResolverLimits
 from masque_relay.dataplane.offload import RECEIVE_BYTES
 from masque_relay.dataplane.own_address import not_own
 from masque_relay.dataplane.resolver import FamilyPreference, Resolver
 from masque_relay.dataplane.tcp_connect import connect_first
 from masque_relay.dataplane.tcp_flow import SocketTcpFlow, TcpFlowTable
+from masque_relay.dataplane.udp_bind import BindSettings, SocketBoundFlow, UdpBinder
 from masque_relay.dataplane.udp_flow import ConnectedUdpFlow
 
 
@@ -30,6 +32,7 @@ class InprocDataplane:
         pins: Mapping[str, Sequence[IPAddress]] | None = None,
         egress_addresses: Sequence[IPAddress] = (),
         allow_own_addresses: bool = False,
+        bind: BindSettings | None = None,
     ) -> None:
         """Make a data plane; needs a running loop. :meth:`close` frees it.
 
@@ -43,6 +46,7 @@ class InprocDataplane:
             egress_addresses: the source address of flows, at most one of each family; a family
                 without one leaves it to the routing table.
             allow_own_addresses: whether flows may lead to a public address of this very host.
+            bind: where bound UDP tunnels get their ports.
 
         Raises:
             ValueError: a nameserver is not an address with an optional port.
@@ -58,6 +62,15 @@ class InprocDataplane:
         # One for all flows: each drains into it and copies out before it returns to the loop.
         self._buffer = bytearray(RECEIVE_BYTES)
         self._tcp_table = TcpFlowTable()
+        self._binder = UdpBinder(
+            bind or BindSettings(),
+            loop=self._loop,
+            limits=self._flow_limits,
+            counters=self.counters,
+            buffer=self._buffer,
+            egress_by_version=self._egress_by_version,
+            allow_own_addresses=allow_own_addresses,
+        )
         self._resolver = Resolver(
             limits=resolver_limits or ResolverLimits(),
             counters=self.counters,
@@ -102,6 +115,15 @@ class InprocDataplane:
             buffer=self._buffer,
             egress_address=self._egress_by_version.get(endpoint.address.version),
         )
+
+    def open_bound_udp(self, lease: Lease, sink: BoundUdpSink) -> SocketBoundFlow:
+        """Bind public UDP ports for this lease alone and start to feed the sink.
+
+        Raises:
+            FlowError: no address, no free port or no resources.
+        """
+        del lease  # as above
+        return self._binder.open(sink)
 
     async def open_tcp(
         self, lease: Lease, endpoints: Sequence[Endpoint], sink: ByteSink, *, timeout_s: float

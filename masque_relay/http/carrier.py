@@ -79,6 +79,11 @@ class HttpCarrier:
             return MAX_CAPSULE_PAYLOAD_BYTES
         return self._transport.max_http_datagram_bytes(self._stream_id)
 
+    @property
+    def unsent_bytes(self) -> int:
+        """Stream bytes queued that the client has not acknowledged yet."""
+        return self._transport.unsent_bytes(self._stream_id)
+
     def quic_datagram_seen(self) -> None:
         """Learn that the client sent a QUIC datagram on this stream."""
         if self._form is not _Form.DATAGRAMS and self._transport.datagrams_negotiated:

@@ -137,6 +137,11 @@ class FilteredCarrier:
         """As of the carrier below."""
         return self._carrier.max_payload_bytes
 
+    @property
+    def unsent_bytes(self) -> int:
+        """As of the carrier below."""
+        return self._carrier.unsent_bytes
+
     def send_datagrams(self, prefix: bytes, payloads: Sequence[bytes]) -> int:
         """Queue what the filter lets pass."""
         passed = self._filter.passing("tx", [prefix + payload for payload in payloads])

@@ -227,6 +227,7 @@ class FakeGate:
         self.denial: Denial | None = None
         self.prohibited: dict[IPAddress, Denial] = {}
         self.limits = TunnelLimits()
+        self.generation = 0
 
     async def admit(self, request: RelayRequest) -> Lease | Denial:
         self.requests.append(request)
@@ -353,6 +354,7 @@ class RecordingCarrier:
         self.max_payload_bytes = max_payload_bytes
         self.datagrams: list[bytes] = []
         self.capsules: list[tuple[int, bytes]] = []
+        self.unsent_bytes = 0
         self.aborted: list[EndReason] = []
         self.is_finished = False
 
