@@ -1,6 +1,5 @@
 """Owns HTTP/2 framing of one connection (RFC 9113): an HttpTransport above, a Wire below."""
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -17,36 +16,24 @@ from h2.events import (
 from h2.exceptions import ProtocolError, StreamClosedError
 
 from masque_relay.http.codes import H3Error, h2_code
-from masque_relay.http.h2_frame_guard import MAX_FRAME_BYTES, FrameError, FrameGuard
+from masque_relay.http.h2_frame_guard import FrameError, FrameGuard
+from masque_relay.http.h2_outbox import H2Outbox
 from masque_relay.http.h2_protocol import TrailersMalformed, encode_goaway, make_server, shown
 from masque_relay.http.rate import EventRate
 from masque_relay.http.tcp_wire import TcpServices, Wire
 from masque_relay.quic.application import H3Application, Headers
 
-WRITE_CHUNK_BYTES = 65_536
-"""Frames per write: few enough for one TLS record or four, many enough to amortise the call."""
-
 _log = structlog.get_logger(__name__)
 
 
 class _Stream:
-    """One stream that is open in at least one direction.
+    """One stream that is open in at least one direction."""
 
-    ``queue`` holds what flow control or a full socket keeps back: DATA, then perhaps trailers. It
-    is bounded by those who send: carriers drop, responses wait (``unsent_bytes``).
-    """
-
-    __slots__ = ("credit_bytes", "ends", "h2_id", "is_over_here", "is_over_there", "queue",
-                 "queued_bytes", "stream_id", "trailers")  # fmt: skip
+    __slots__ = ("credit_bytes", "h2_id", "is_over_here", "is_over_there", "stream_id")
 
     def __init__(self, stream_id: int, h2_id: int) -> None:
         self.stream_id = stream_id
         self.h2_id = h2_id
-        self.queue: deque[bytes] = deque()
-        self.queued_bytes = 0
-        self.trailers: Headers | None = None
-        self.ends = False
-        """END_STREAM follows the queue."""
         self.is_over_here = False
         self.is_over_there = False
         self.credit_bytes = 0
@@ -88,8 +75,7 @@ class H2Session:
         )
         self._streams: dict[int, _Stream] = {}
         self._by_h2_id: dict[int, _Stream] = {}
-        self._ready: dict[int, _Stream] = {}
-        """Streams with something to send, by id, in the order of their turns."""
+        self._outbox = H2Outbox(self._h2, ended=self._end_sent)
         self._next_stream_id = 0
         self._unread_bytes = 0
         self._withheld_bytes = 0
@@ -147,7 +133,7 @@ class H2Session:
             self._is_lost = True  # from here nothing reaches h2, which may have ended its own state
             self._streams.clear()
             self._by_h2_id.clear()
-            self._ready.clear()
+            self._outbox.clear()
             self._application.connection_lost(H3Error.NO_ERROR, "the TCP connection ended")
 
     def overdue(self, now_s: float) -> bool:
@@ -173,6 +159,11 @@ class H2Session:
         """HTTP/2 has none."""
         return 0
 
+    @property
+    def queued_datagrams(self) -> int:
+        """None ever waits."""
+        return 0
+
     def send_datagrams(self, stream_id: int, prefix: bytes, payloads: Sequence[bytes]) -> int:
         """HTTP/2 has none."""
         return 0
@@ -180,12 +171,11 @@ class H2Session:
     def send_headers(self, stream_id: int, headers: Headers, *, end_stream: bool) -> None:
         """Send a response head at once, trailers after what is queued."""
         stream = self._streams.get(stream_id)
-        if stream is None or stream.is_over_here or stream.ends:
+        if stream is None or stream.is_over_here or self._outbox.ends(stream.h2_id):
             return
         if not headers or headers[0][0] != b":status":
-            stream.trailers = headers
-            stream.ends = True
-            self._queue(stream)
+            self._outbox.send_trailers(stream.h2_id, headers)
+            self._flush_soon()
             return
         if self._alt_svc is not None and headers[0][1] >= b"2" and not _has_alt_svc(headers):
             headers = [*headers, (b"alt-svc", self._alt_svc)]
@@ -197,18 +187,15 @@ class H2Session:
     def send_data(self, stream_id: int, data: bytes, *, end_stream: bool) -> None:
         """Queue bytes; they leave as window and socket allow."""
         stream = self._streams.get(stream_id)
-        if stream is None or stream.is_over_here or stream.ends:
+        if stream is None or stream.is_over_here or self._outbox.ends(stream.h2_id):
             return
-        for start in range(0, len(data), MAX_FRAME_BYTES):  # so that no frame copies the rest
-            stream.queue.append(data[start : start + MAX_FRAME_BYTES])
-        stream.queued_bytes += len(data)
-        stream.ends = end_stream
-        self._queue(stream)
+        self._outbox.send_data(stream.h2_id, data, end_stream=end_stream)
+        self._flush_soon()
 
     def unsent_bytes(self, stream_id: int) -> int:
         """Bytes that wait for window or socket; an end that waits counts as one."""
         stream = self._streams.get(stream_id)
-        return 0 if stream is None else stream.queued_bytes or int(stream_id in self._ready)
+        return 0 if stream is None else self._outbox.unsent_bytes(stream.h2_id)
 
     def consume(self, stream_id: int, byte_count: int) -> None:
         """Open the stream's window again, and the connection's where it was held back."""
@@ -313,7 +300,7 @@ class H2Session:
 
     def _over_here(self, stream: _Stream) -> None:
         stream.is_over_here = True
-        self._ready.pop(stream.stream_id, None)
+        self._outbox.drop(stream.h2_id)
         if stream.is_over_there:
             self._forget(stream)
 
@@ -330,9 +317,7 @@ class H2Session:
     def _forget(self, stream: _Stream) -> None:
         self._streams.pop(stream.stream_id, None)
         self._by_h2_id.pop(stream.h2_id, None)
-        self._ready.pop(stream.stream_id, None)
-        stream.queue.clear()
-        stream.queued_bytes = 0
+        self._outbox.drop(stream.h2_id)
         stream.is_over_here = stream.is_over_there = True
         if not self._streams:
             self._quiet_since_s = self._clock.monotonic_s()
@@ -346,9 +331,10 @@ class H2Session:
 
     # The way out.
 
-    def _queue(self, stream: _Stream) -> None:
-        self._ready[stream.stream_id] = stream
-        self._flush_soon()
+    def _end_sent(self, h2_id: int) -> None:
+        stream = self._by_h2_id.get(h2_id)
+        if stream is not None:
+            self._over_here(stream)
 
     def _flush_soon(self) -> None:
         """Send at the end of the loop's turn: what one batch makes leaves in one write."""
@@ -365,7 +351,7 @@ class H2Session:
             return
         sent = False
         while True:
-            progressed = not self._wire.is_congested and self._fill()
+            progressed = not self._wire.is_congested and self._outbox.fill()
             sent = sent or progressed
             data = self._h2.data_to_send()
             if data:
@@ -376,50 +362,6 @@ class H2Session:
             self._application.streams_writable()
         if self._goaway_is_sent and not self._streams and not self._is_closed:
             self._close_wire()
-
-    def _fill(self) -> bool:
-        """Give every ready stream turns until a write is full; False when nobody could send."""
-        progressed, room_bytes = False, WRITE_CHUNK_BYTES
-        for stream in tuple(self._ready.values()):
-            if room_bytes <= 0:
-                break
-            moved_bytes = self._send_frame(stream)
-            if moved_bytes is None:
-                continue
-            progressed = True
-            room_bytes -= moved_bytes
-            if stream.stream_id in self._ready:  # to the end of the line
-                self._ready[stream.stream_id] = self._ready.pop(stream.stream_id)
-        return progressed
-
-    def _send_frame(self, stream: _Stream) -> int | None:
-        """Send one DATA frame or the end of a stream; None when its window is closed."""
-        size = 0
-        data = b""
-        if stream.queue:
-            size = min(
-                self._h2.local_flow_control_window(stream.h2_id),
-                self._h2.max_outbound_frame_size,
-                WRITE_CHUNK_BYTES,
-                stream.queued_bytes,
-            )
-            if size <= 0:
-                return None
-            data = _take(stream.queue, size)
-            stream.queued_bytes -= size
-        if stream.queue:
-            self._h2.send_data(stream.h2_id, data)
-            return size
-        if data or (stream.ends and stream.trailers is None):
-            self._h2.send_data(
-                stream.h2_id, data, end_stream=stream.ends and stream.trailers is None
-            )
-        if stream.trailers is not None:
-            self._h2.send_headers(stream.h2_id, stream.trailers, end_stream=True)
-        self._ready.pop(stream.stream_id, None)
-        if stream.ends:
-            self._over_here(stream)
-        return size
 
     # The end of the connection.
 
@@ -442,22 +384,6 @@ class H2Session:
             self._wire.write(data)
         self._is_closed = True
         self._wire.close()
-
-
-def _take(queue: deque[bytes], size: int) -> bytes:
-    """Return the first ``size`` bytes of a queue that has them."""
-    first = queue.popleft()
-    if len(first) == size:
-        return first
-    parts = [first]
-    have = len(first)
-    while have < size:
-        parts.append(queue.popleft())
-        have += len(parts[-1])
-    joined = b"".join(parts)
-    if have > size:
-        queue.appendleft(joined[size:])
-    return joined[:size]
 
 
 def _has_alt_svc(headers: Headers) -> bool:

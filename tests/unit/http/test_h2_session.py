@@ -94,7 +94,7 @@ class TestRequests:
 
             assert peer.session._streams == {}
             assert peer.session._by_h2_id == {}
-            assert peer.session._ready == {}
+            assert peer.session._outbox.is_empty
 
     async def test_head_has_no_body_and_one_end(self) -> None:
         async with tcp_rig(hello) as rig:
