@@ -5,13 +5,14 @@ EXTRAS       ?= dev
 TEST_ARGS    ?=
 FUZZ_SECONDS ?= 300
 SOAK_SECONDS ?= 1800
+BENCH_ARGS   ?=
 , := ,
 BIN          := $(VENV)/bin
 INSTALLED    := $(VENV)/.installed-$(subst $(,),-,$(EXTRAS))
 PYTEST       := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint types test-unit fuzz soak bench bench-smoke demo docs package clean
+.PHONY: help run test setup lint types test-unit fuzz soak bench bench-smoke bench-peers bench-peers-smoke demo docs package clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -55,6 +56,13 @@ bench: setup ## measure the relay beside a naive one
 
 bench-smoke: setup ## the same in ten seconds: shows that it works, no figures to quote
 	$(BIN)/ghostctl bench --smoke
+
+bench-peers: setup ## compare with other relays (BENCH_ARGS=--rounds 5)
+	mkdir -p build
+	$(BIN)/python -m tests.bench.peers --json build/bench-peers.json --plot build/bench-peers.svg $(BENCH_ARGS)
+
+bench-peers-smoke: ## the same in a minute: shows that it works
+	$(MAKE) --no-print-directory bench-peers BENCH_ARGS=--smoke
 
 demo: setup ## a relay and a client here, with traffic through them
 	$(BIN)/ghostctl demo

@@ -113,7 +113,8 @@ class Run:
                 port=options.port,
                 ca_file=options.ca_file,
                 token=options.token_file.read_text().strip() if options.token_file else "",
-            )
+            ),
+            offload=not options.no_offload,
         )
         self._side = socket.socket(type=socket.SOCK_DGRAM)
         self._side.bind(("127.0.0.1", 0))
@@ -126,6 +127,8 @@ class Run:
                 result = await self._throughput()
             case "latency":
                 result = await self._latency()
+            case "memory-steps":
+                result = await self._memory_steps()
             case _:
                 result = await self._memory()
         await self._ways.close()
@@ -136,7 +139,7 @@ class Run:
         await self._ways.open_connections(options.connections)
         return [
             await self._ways.open_tunnel(index, options.target_port)
-            for index in range(options.connections)
+            for index in range(options.connections * options.tunnels_per_connection)
         ]
 
     async def _throughput(self) -> dict[str, float]:
@@ -221,9 +224,11 @@ class Run:
 
     async def _latency(self) -> dict[str, float]:
         options = self._options
-        (through,) = await self._open()
+        through, *others = await self._open()
         beside = PlainTunnel(options.target_port)
         rounds: dict[str, list[float]] = {"through": [], "beside": []}
+        if options.background_per_s:
+            self._send_in_background(others)
         end_s = time.monotonic() + options.seconds
         while time.monotonic() < end_s:
             for name, tunnel in (("through", through), ("beside", beside)):
@@ -238,6 +243,28 @@ class Run:
         for share in ("p50_us", "p99_us"):
             result[f"added_{share}"] = result[f"through_{share}"] - result[f"beside_{share}"]
         return result
+
+    def _send_in_background(self, tunnels: Sequence[Tunnel]) -> None:
+        """Send at a steady rate from now on, in turn over the tunnels, whatever becomes of it."""
+        loop = asyncio.get_running_loop()
+        options = self._options
+        port = self._side.getsockname()[1]
+        padding = bytes(options.size_bytes - HEAD_BYTES)
+        began_s = time.monotonic()
+        sent = 0
+
+        def tick() -> None:
+            nonlocal sent
+            due = int((time.monotonic() - began_s) * options.background_per_s) - sent
+            sent += due
+            for index, tunnel in enumerate(tunnels):
+                share = (due + index) // len(tunnels)
+                if share:
+                    message = Message(UPLINK, os.getpid() % 600 * 100 + index, 0, port)
+                    tunnel.send([message.encode() + padding] * share)
+            loop.call_later(0.001, tick)
+
+        tick()
 
     async def _ping(self, tunnel: Tunnel, size_bytes: int) -> float | None:
         back = asyncio.get_running_loop().create_future()
@@ -274,11 +301,28 @@ class Run:
             "tunnel_bytes": (with_tunnels - with_connections) / options.tunnels,
         }
 
+    async def _memory_steps(self) -> dict[str, float]:
+        """Bytes per tunnel with as many tunnels as each step says, connections not included."""
+        options = self._options
+        steps = [int(step) for step in options.steps.split(",")]
+        await self._ways.open_connections(options.connections)
+        await asyncio.sleep(0.5)
+        at_first = resident_bytes(options.pid)
+        result: dict[str, float] = {}
+        opened = 0
+        for step in steps:
+            for index in range(opened, step):
+                await self._ways.open_tunnel(index, options.target_port)
+            opened = step
+            await asyncio.sleep(0.5)
+            result[str(step)] = (resident_bytes(options.pid) - at_first) / step
+        return result
+
 
 def main() -> None:
     """Measure once and print the result as one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["uplink", "downlink", "latency", "memory"])
+    parser.add_argument("what", choices=["uplink", "downlink", "latency", "memory", "memory-steps"])
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--pid", type=int, required=True, help="whose CPU and memory to measure")
     parser.add_argument("--target-port", type=int, required=True)
@@ -290,6 +334,15 @@ def main() -> None:
     parser.add_argument("--tunnels", type=int, default=400)
     parser.add_argument("--idle-tunnels", type=int, default=0, help="open beside the busy ones")
     parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--tunnels-per-connection", type=int, default=1)
+    parser.add_argument("--no-offload", action="store_true", help="neither GSO nor GRO here")
+    parser.add_argument(
+        "--background-per-s",
+        type=float,
+        default=0.0,
+        help="datagrams beside the pings, over all connections but the first",
+    )
+    parser.add_argument("--steps", default="1,100,1000", help="of memory-steps: tunnels open")
     print(json.dumps(asyncio.run(Run(parser.parse_args()).measure())))  # noqa: T201 - its output
 
 

@@ -68,7 +68,8 @@ class Report:
         if not samples:
             return ""
         median, low, high = statistics.median(samples), min(samples), max(samples)
-        return f"{median:,.0f} ({low:,.0f}..{high:,.0f})"
+        digits = _digits(median)
+        return f"{median:,.{digits}f} ({low:,.{digits}f}..{high:,.{digits}f})"
 
 
 def machine() -> str:
@@ -106,7 +107,7 @@ def plot(report: Mapping[str, object], figures: Iterable[str]) -> str:
                 f'<rect x="180" y="{y}" width="{480 * median / top:.0f}" height="18" '
                 f'fill="{colour}"/>'
                 f'<path d="M{low:.0f} {y + 9}H{high:.0f}" stroke="#222" stroke-width="1.5"/>'
-                f'<text x="{high + 8:.0f}" y="{y + 13}">{median:,.0f}</text>'
+                f'<text x="{high + 8:.0f}" y="{y + 13}">{median:,.{_digits(median)}f}</text>'
             )
             y += 24
         y += 22
@@ -115,6 +116,10 @@ def plot(report: Mapping[str, object], figures: Iterable[str]) -> str:
         f'font-family="sans-serif" font-size="13" fill="#222">'
         f'<rect width="760" height="{y}" fill="#fff"/>{"".join(parts)}</svg>\n'
     )
+
+
+def _digits(value: float) -> int:
+    return 0 if value >= 100 else 1
 
 
 def _rows(report: Mapping[str, object]) -> list[dict[str, object]]:

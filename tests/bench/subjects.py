@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,19 +58,19 @@ def run_bench(directory: Path) -> Generator[Bench]:
         # Inherited by every process that is not moved elsewhere.
         os.sched_setaffinity(0, other_cpus)
         stack.callback(os.sched_setaffinity, 0, frozenset(cpus))
-        _, target_port = stack.enter_context(_run_module("tests.bench.target"))
+        _, target_port = stack.enter_context(run_module("tests.bench.target"))
         plain_pid, plain_port = stack.enter_context(
-            _run_module("tests.bench.forwarder", str(target_port), cpus=subject_cpus)
+            run_module("tests.bench.forwarder", str(target_port), cpus=subject_cpus)
         )
         naive_pid, naive_port = stack.enter_context(
-            _run_module(
+            run_module(
                 "tests.bench.naive_proxy",
                 str(state.certificate_file),
                 str(state.key_file),
                 cpus=subject_cpus,
             )
         )
-        relay_pid, relay_port = stack.enter_context(_run_relay(directory, state, cpus=subject_cpus))
+        relay_pid, relay_port = stack.enter_context(run_relay(directory, state, cpus=subject_cpus))
         yield Bench(
             subjects=(
                 Subject(name="plain UDP forwarder", pid=plain_pid, port=plain_port),
@@ -89,6 +89,15 @@ def run_generator(bench: Bench, subject: Subject, what: str, *options: str) -> d
     """
     command = [sys.executable, "-m", "tests.bench.generator", what, *subject.arguments()]
     command += ["--target-port", str(bench.target_port), *options]
+    return run_json(f"{subject.name}, {what}", command)
+
+
+def run_json(what: str, command: Sequence[str]) -> dict[str, float]:
+    """Run a program to its end and return the JSON object that it printed.
+
+    Raises:
+        RuntimeError: it failed; the message holds the end of what it said.
+    """
     done = subprocess.run(
         command,
         cwd=ROOT,
@@ -98,29 +107,34 @@ def run_generator(bench: Bench, subject: Subject, what: str, *options: str) -> d
         timeout=120,
     )
     if done.returncode != 0:
-        raise RuntimeError(f"{subject.name}, {what}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{what}: {done.stderr[-2000:]}")
     result: dict[str, float] = json.loads(done.stdout)
     return result
 
 
 @contextmanager
-def _run_module(
+def run_module(
     module: str, *arguments: str, cpus: frozenset[int] | None = None
 ) -> Generator[tuple[int, int]]:
     """Run a module that prints its port and serves until its standard input closes."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-m", module, *arguments]
+    with run_command(command, cpus=cpus) as (pid, port):
+        yield pid, port
+
+
+@contextmanager
+def run_command(
+    command: Sequence[str], *, cpus: frozenset[int] | None = None
+) -> Generator[tuple[int, int]]:
+    """Run a program that prints its port and serves until its standard input closes."""
+    with _cpus(cpus):
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
     assert process.stdin is not None
     assert process.stdout is not None
     with process:
         try:
-            if cpus is not None:
-                os.sched_setaffinity(process.pid, cpus)
             yield process.pid, int(process.stdout.readline())
         finally:
             process.stdin.close()
@@ -128,27 +142,49 @@ def _run_module(
 
 
 @contextmanager
-def _run_relay(
-    directory: Path, state: DevState, *, cpus: frozenset[int]
+def _cpus(cpus: frozenset[int] | None) -> Generator[None]:
+    """Let what is started in the block run there only; a Go program counts them when it starts."""
+    before = os.sched_getaffinity(0)
+    if cpus is not None:
+        os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def run_relay(
+    directory: Path,
+    state: DevState,
+    *,
+    cpus: frozenset[int],
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """Run the relay as its users do, in dev mode."""
+    """Run the relay as its users do, in dev mode.
+
+    Args:
+        directory: where its log and its ready file go.
+        state: certificate and token.
+        cpus: where it may run.
+        settings: environment variables on top, ``GHOSTWIRE__...``.
+    """
     ready_file = directory / "ready.json"
     command = [sys.executable, "-m", "masque_relay.cli.main", "relay", "run", "--dev"]
     command += ["--state-dir", str(state.directory), "--ready-file", str(ready_file)]
     command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
     log_file = directory / "relay.log"
-    with (
-        log_file.open("wb") as log,
-        subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        ) as process,
-    ):
+    with log_file.open("wb") as log:
+        with _cpus(cpus):
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **(settings or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
         try:
-            os.sched_setaffinity(process.pid, cpus)
             deadline_s = time.monotonic() + START_DEADLINE_S
             while not ready_file.exists():
                 if process.poll() is not None or time.monotonic() > deadline_s:

@@ -11,8 +11,8 @@ from typing import Protocol
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import FlowCounters, QuicCounters
 from masque_relay.contract.flow import FlowError
-from masque_relay.dataplane.batch_io import bind_udp
-from masque_relay.dataplane.limits import FlowLimits
+from masque_relay.dataplane.batch_io import socket_factory
+from masque_relay.dataplane.limits import FlowLimits, SocketLimits
 from masque_relay.dataplane.udp_flow import ConnectedUdpFlow
 from masque_relay.quic.application import H3Transport, Headers, QuicTransport
 from masque_relay.quic.endpoint import QuicEndpoint
@@ -161,11 +161,12 @@ class SystemClock:
 class Ways:
     """Opens connections and tunnels through one subject."""
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, *, offload: bool = True) -> None:
         self._access = access
+        limits = SocketLimits(segment_sends=offload, coalesce_receives=offload)
         self._endpoint = QuicEndpoint(
             EndpointSettings(),
-            socket_factory=bind_udp,
+            socket_factory=socket_factory(limits, FlowCounters()),
             clock=SystemClock(),
             counters=QuicCounters(),
         )
