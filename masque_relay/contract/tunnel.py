@@ -25,6 +25,11 @@ class Carrier(Protocol):
         """Stream bytes (capsules) queued that the client has not acknowledged yet."""
         ...
 
+    @property
+    def is_busy(self) -> bool:
+        """More datagrams would only wait in the carrier: who has a queue of its own holds them."""
+        ...
+
     def send_datagrams(self, prefix: bytes, payloads: Sequence[bytes]) -> int:
         """Queue ``prefix + payload`` for each payload as an HTTP Datagram; return how many fitted.
 

@@ -12,6 +12,11 @@ MAX_CAPSULE_PAYLOAD_BYTES = 65_535
 """A context ID of 8 bytes and the largest UDP payload (65,527, RFC 9298 section 5)."""
 
 
+BUSY_BYTES = 65_536
+BUSY_DATAGRAMS = 64
+"""One batch of the packet path: more at once does not make it faster."""
+
+
 class _Form(Enum):
     UNDECIDED = auto()
     DATAGRAMS = auto()
@@ -83,6 +88,13 @@ class HttpCarrier:
     def unsent_bytes(self) -> int:
         """Stream bytes queued that the client has not acknowledged yet."""
         return self._transport.unsent_bytes(self._stream_id)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether what is queued is enough to keep the connection at work."""
+        if self.uses_capsules:
+            return self.unsent_bytes >= BUSY_BYTES
+        return self._transport.queued_datagrams >= BUSY_DATAGRAMS
 
     def quic_datagram_seen(self) -> None:
         """Learn that the client sent a QUIC datagram on this stream."""

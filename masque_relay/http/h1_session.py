@@ -145,6 +145,11 @@ class H1Session:
         """HTTP/1.1 has none."""
         return 0
 
+    @property
+    def queued_datagrams(self) -> int:
+        """None ever waits."""
+        return 0
+
     def send_datagrams(self, stream_id: int, prefix: bytes, payloads: Sequence[bytes]) -> int:
         """HTTP/1.1 has none."""
         return 0

@@ -52,6 +52,7 @@ class Splice:
         "_on_done",
         "_request_id",
         "_session",
+        "_session_on_writable",
         "received_bytes",
         "received_datagrams",
     )
@@ -68,6 +69,7 @@ class Splice:
         on_done: Callable[[Message], None],
     ) -> None:
         self._session = session
+        self._session_on_writable: Callable[[], None] | None = getattr(session, "on_writable", None)
         self._carrier = carrier
         self._counters = services.counters
         self._clock = services.clock
@@ -137,7 +139,12 @@ class Splice:
             self._carrier.finish()
 
     def on_writable(self) -> None:
-        """Nothing waits here: datagrams that do not fit are dropped."""
+        """Tell a session that keeps a queue of its own; most drop what does not fit."""
+        if self._session_on_writable is not None and not self._is_done:
+            try:
+                self._session_on_writable()
+            except Exception:  # noqa: BLE001  (STYLE 17)
+                self._session_failed()
 
     def end(self, reason: EndReason | None) -> None:
         """Close the session and report; idempotent. None is a clean end from our side."""

@@ -142,6 +142,11 @@ class FilteredCarrier:
         """As of the carrier below."""
         return self._carrier.unsent_bytes
 
+    @property
+    def is_busy(self) -> bool:
+        """As of the carrier below."""
+        return self._carrier.is_busy
+
     def send_datagrams(self, prefix: bytes, payloads: Sequence[bytes]) -> int:
         """Queue what the filter lets pass."""
         passed = self._filter.passing("tx", [prefix + payload for payload in payloads])

@@ -57,6 +57,11 @@ class HttpTransport(Protocol):
         """The largest HTTP Datagram payload for this stream now; 0 without datagrams."""
         ...
 
+    @property
+    def queued_datagrams(self) -> int:
+        """Datagrams of the whole connection that wait for its congestion window."""
+        ...
+
     def send_datagrams(self, stream_id: int, prefix: bytes, payloads: Sequence[bytes]) -> int:
         """Queue ``prefix + payload`` each as a datagram; return how many were queued."""
         ...

@@ -287,6 +287,11 @@ class QuicAdapter:
         """The largest DATAGRAM frame payload that path and peer take now; 0: none."""
         return self._connection.max_datagram_payload_bytes
 
+    @property
+    def queued_datagrams(self) -> int:
+        """DATAGRAM frames that wait for the congestion window."""
+        return self._connection.queued_datagrams
+
     def send_datagrams(self, prefix: bytes, payloads: Sequence[bytes]) -> int:
         """Queue a DATAGRAM frame ``prefix + payload`` each; return how many were queued."""
         if self._connection.close_event is not None:

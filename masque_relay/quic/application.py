@@ -56,6 +56,11 @@ class QuicTransport(Protocol):
         """The largest DATAGRAM frame payload that path and peer take now; 0 if it takes none."""
         ...
 
+    @property
+    def queued_datagrams(self) -> int:
+        """DATAGRAM frames that wait for the congestion window."""
+        ...
+
     def send_datagrams(self, prefix: bytes, payloads: Sequence[bytes]) -> int:
         """Queue a DATAGRAM frame ``prefix + payload`` each; return how many were queued.
 
@@ -151,6 +156,11 @@ class H3Transport(Protocol):
 
     def max_http_datagram_bytes(self, stream_id: int) -> int:
         """The largest HTTP Datagram payload for this stream now; 0 without H3 datagrams."""
+        ...
+
+    @property
+    def queued_datagrams(self) -> int:
+        """Datagrams of the whole connection that wait for its congestion window."""
         ...
 
     def send_datagrams(self, stream_id: int, prefix: bytes, payloads: Sequence[bytes]) -> int:

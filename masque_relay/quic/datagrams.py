@@ -86,6 +86,11 @@ class DatagramConnection(BusyStreamsConnection):
                 pending.popleft()
         return len(fitting)
 
+    @property
+    def queued_datagrams(self) -> int:
+        """How many wait for the congestion window."""
+        return len(self._datagrams_pending)
+
     def prepare_datagrams(self) -> None:
         """Before a flush: drop what no longer fits."""
         # The room shrinks with the path and with a longer connection ID of the peer; one datagram

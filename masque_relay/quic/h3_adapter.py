@@ -68,6 +68,11 @@ class H3Session:
         head_bytes = len(encode_quarter_stream_id(stream_id))
         return max(0, self._transport.max_datagram_payload_bytes - head_bytes)
 
+    @property
+    def queued_datagrams(self) -> int:
+        """Datagrams of the whole connection that wait for its congestion window."""
+        return self._transport.queued_datagrams
+
     def send_datagrams(self, stream_id: int, prefix: bytes, payloads: Sequence[bytes]) -> int:
         """Queue ``quarter stream id + prefix + payload`` each; return how many were queued.
 

@@ -355,6 +355,7 @@ class RecordingCarrier:
         self.datagrams: list[bytes] = []
         self.capsules: list[tuple[int, bytes]] = []
         self.unsent_bytes = 0
+        self.is_busy = False
         self.aborted: list[EndReason] = []
         self.is_finished = False
 
