@@ -45,10 +45,12 @@ class FrameGuard:
         "is_inside_head",
     )
 
-    def __init__(self, *, max_block_bytes: int, rate: EventRate) -> None:
+    def __init__(
+        self, *, max_block_bytes: int, rate: EventRate, preface_bytes: int = PREFACE_BYTES
+    ) -> None:
         self._max_block_bytes = max_block_bytes
         self._rate = rate
-        self._skip_bytes = PREFACE_BYTES
+        self._skip_bytes = preface_bytes  # a client gets none, RFC 9113 section 3.4
         self._head = bytearray()
         """The beginning of a frame header whose end has not arrived."""
         self._block_bytes = 0

@@ -8,7 +8,7 @@ What is overridden, and why (tests/unit/http/test_h2_protocol.py holds h2 to it)
 - GOAWAY from a client says that it takes no pushes; h2 would stop every stream over it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from h2.config import H2Configuration
@@ -33,12 +33,20 @@ class TrailersMalformed(Event):
 
 
 class HidingDecoder(Decoder):
-    """Decodes header blocks and hides the names that h2 would act upon."""
+    """Decodes header blocks and hides the names that h2 would act upon.
+
+    Args:
+        hides: those of ``content-length`` and ``:status`` that h2 is not to see.
+    """
+
+    def __init__(self, hides: Collection[bytes]) -> None:
+        super().__init__()
+        self._hidden = {name: _HIDDEN[name] for name in hides}
 
     def decode(self, data: bytes, raw: bool = False) -> Iterable[HeaderTuple]:  # noqa: FBT001, FBT002  (hpack's)
         """Return the field lines as bytes."""
         return [
-            HeaderTuple(_HIDDEN[line[0]], line[1]) if line[0] in _HIDDEN else line
+            HeaderTuple(self._hidden[line[0]], line[1]) if line[0] in self._hidden else line
             for line in super().decode(data, raw=True)
         ]
 
@@ -71,7 +79,7 @@ def make_server(limits: TcpLimits) -> ServerH2:
             normalize_outbound_headers=False,
         )
     )
-    connection.decoder = HidingDecoder()
+    connection.decoder = HidingDecoder(_HIDDEN)
     connection.decoder.max_header_list_size = limits.max_head_bytes
     # In force at once: what the peer may not know yet is only more than it would use.
     connection.local_settings = Settings(
@@ -91,7 +99,7 @@ def make_server(limits: TcpLimits) -> ServerH2:
 
 
 def shown(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """Return the field lines as the client sent them."""
+    """Return the field lines as the peer sent them."""
     return [(_SHOWN.get(name, name), value) for name, value in headers]
 
 
