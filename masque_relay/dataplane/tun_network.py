@@ -63,7 +63,9 @@ class TunNetwork:
         try:
             self.configure_device()
             if self._settings.masquerade or not self._settings.allow_own_addresses:
-                self._table = NftTable(_table_name(self._settings), _rules(self._settings, self._pools))
+                self._table = NftTable(
+                    _table_name(self._settings), _rules(self._settings, self._pools)
+                )
             self._recall()
             if self._settings.forwarding:
                 self._forward()
