@@ -18,6 +18,7 @@ from masque_relay.control.policy import CompiledPolicy
 from masque_relay.control.policy.addresses import unwrap
 from masque_relay.control.policy.rules import Decision, Outcome, Query, normalize_name
 from masque_relay.control.quota import OpenRates, QuotaLedger
+from masque_relay.control.quota_book import LocalBook, QuotaBook
 from masque_relay.control.revocation import RevocationError, RevocationList
 from masque_relay.control.settings import GateSettings
 from masque_relay.control.state import GateState, build_state
@@ -42,6 +43,7 @@ class RelayGate:
         audit: AuditTrail,
         revocations: RevocationList,
         pool: ThreadPoolExecutor,
+        book: QuotaBook | None = None,
     ) -> None:
         """Take the parts that outlive a reload; :func:`build_gate` makes them."""
         self._state = state
@@ -49,8 +51,9 @@ class RelayGate:
         self._audit = audit
         self._revocations = revocations
         self._pool = pool
-        self._ledger = QuotaLedger(state.settings.limits)
-        self._rates = OpenRates(state.settings.limits)
+        self._book: QuotaBook = book or LocalBook(state.settings.limits.tracked_subjects)
+        self._ledger = QuotaLedger(state.settings.limits, self._book)
+        self._rates = OpenRates(state.settings.limits, self._book)
         self._leases = LeaseTable(self._ledger, clock=clock, on_release=self._released)
         self._draining = False
         self._generation = 0
@@ -162,16 +165,12 @@ class RelayGate:
             if (subject and lease.subject == subject)
             or (token_id and lease.principal.token_id == token_id)
         ]
-        known_s = {
-            lease.principal.expires_s for lease in hit if lease.principal.token_id == token_id
-        }
-        keep_s = now_s + self._state.settings.limits.revocation_keep_s
         trouble: RevocationError | None = None
         try:
             self._revocations.revoke(
                 subject=subject or None,
                 token_id=token_id or None,
-                until_s=max((at_s or keep_s for at_s in known_s), default=keep_s),
+                until_s=self.revoked_until_s(token_id),
                 now_s=now_s,
             )
         except RevocationError as error:
@@ -183,6 +182,23 @@ class RelayGate:
         if trouble is not None:
             raise trouble
         return ended
+
+    def revoked_until_s(self, token_id: str | None) -> float:
+        """Return until when a revocation must be kept, seconds since the epoch.
+
+        Until the token expires, where a live tunnel of it tells when.
+        """
+        keep_s = self._clock.wall_s() + self._state.settings.limits.revocation_keep_s
+        known_s = {
+            lease.principal.expires_s
+            for lease in self._leases
+            if token_id and lease.principal.token_id == token_id
+        }
+        return max((at_s or keep_s for at_s in known_s), default=keep_s)
+
+    def holds(self, lease_id: str) -> bool:
+        """Whether a live tunnel has this id."""
+        return self._leases.get(lease_id) is not None
 
     def reinstate(self, subject: str) -> bool:
         """Take a subject off the revocation list; False if it was not on it.
@@ -380,8 +396,17 @@ def build_gate(
     *,
     clock: Clock,
     audit: AuditTrail,
+    book: QuotaBook | None = None,
+    revocations: RevocationList | None = None,
 ) -> RelayGate:
     """Return a gate that is ready to admit; the caller closes it, calls its tick, owns the trail.
+
+    Args:
+        settings: what the configuration says.
+        clock: time.
+        audit: where decisions are recorded.
+        book: what quotas are counted in; None: a book of this process.
+        revocations: a list that somebody else keeps; None: the one in the settings' file.
 
     Raises:
         ConfigError: with the problems of policy, keys, users, CAs and revocations together.
@@ -389,21 +414,28 @@ def build_gate(
     pool = ThreadPoolExecutor(PASSWORD_THREADS, thread_name_prefix="password")
     problems: list[Problem] = []
     state: GateState | None = None
-    revocations: RevocationList | None = None
     try:
         state = build_state(settings, now_s=clock.wall_s(), pool=pool)
     except ConfigError as error:
         problems.extend(error.problems)
     try:
-        revocations = RevocationList(
-            file=settings.revocations_file, max_entries=settings.limits.revocations
-        )
+        if revocations is None:
+            revocations = open_revocations(settings)
     except ConfigError as error:
         problems.extend(error.problems)
     if state is None or revocations is None:
         pool.shutdown(wait=False)
         raise ConfigError(problems)
-    return RelayGate(state, clock=clock, audit=audit, revocations=revocations, pool=pool)
+    return RelayGate(state, clock=clock, audit=audit, revocations=revocations, pool=pool, book=book)
+
+
+def open_revocations(settings: GateSettings) -> RevocationList:
+    """Return the revocation list as its file says, if there is one.
+
+    Raises:
+        ConfigError: the file can't be read or is not ours.
+    """
+    return RevocationList(file=settings.revocations_file, max_entries=settings.limits.revocations)
 
 
 def _denial(decision: Decision) -> Denial:

@@ -4,7 +4,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
+from typing import Self, cast
 
 import orjson
 
@@ -70,6 +70,21 @@ class RevocationList:
         self._write()
         return True
 
+    def document(self) -> dict[str, object]:
+        """Return the list as the file has it."""
+        return {"subjects": sorted(self._subjects), "token_ids": self._token_ids}
+
+    @classmethod
+    def from_document(cls, document: object, *, max_entries: int) -> Self:
+        """Return a list in memory with what :meth:`document` gave.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        revocations = cls(max_entries=max_entries)
+        revocations._take(document)
+        return revocations
+
     def _forget_expired(self, now_s: float) -> None:
         expired = [token_id for token_id, until_s in self._token_ids.items() if until_s <= now_s]
         for token_id in expired:
@@ -84,6 +99,12 @@ class RevocationList:
         except orjson.JSONDecodeError as error:
             raise ConfigError([Problem(file=str(file), detail=f"not JSON: {error}")]) from error
         try:
+            self._take(document)
+        except ValueError as error:
+            raise ConfigError([Problem(file=str(file), detail=str(error))]) from error
+
+    def _take(self, document: object) -> None:
+        try:
             members = cast("Mapping[str, object]", document)
             subjects = cast("list[object]", members["subjects"])
             token_ids = cast("Mapping[object, object]", members["token_ids"])
@@ -94,16 +115,13 @@ class RevocationList:
             }
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             detail = "not a revocation list: needs subjects (a list) and token_ids (id to expiry)"
-            raise ConfigError([Problem(file=str(file), detail=detail)]) from error
+            raise ValueError(detail) from error
 
     def _write(self) -> None:
         """Replace the file as a whole, so that a crash leaves the old or the new list."""
         if self._file is None:
             return
-        data = orjson.dumps(
-            {"subjects": sorted(self._subjects), "token_ids": self._token_ids},
-            option=orjson.OPT_INDENT_2,
-        )
+        data = orjson.dumps(self.document(), option=orjson.OPT_INDENT_2)
         temporary: str | None = None
         try:
             descriptor, temporary = tempfile.mkstemp(dir=self._file.parent, prefix=".revocations-")

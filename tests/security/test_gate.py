@@ -42,8 +42,8 @@ async def test_what_strangers_send_leaves_nothing_behind(tmp_path: Path) -> None
         await bench.denied(bench.request(credentials=(BearerToken(token=f"a.b.{number}"),)))
     gate = bench.gate
     assert gate.tunnel_count == 0
-    assert not gate._rates._buckets
-    assert not gate._ledger._by_subject
+    assert not gate._book._buckets
+    assert not gate._book._counts
     assert sum(gate.decisions.values()) == 2_000
     assert len(gate.decisions) == 1
 

@@ -171,7 +171,7 @@ async def test_a_second_address_under_another_rule_tightens_the_limits(tmp_path:
     assert (lease.uplink, lease.downlink) == meters
     assert not lease.uplink.take(1, 5001)
     lease.release(EndReason.PEER_CLOSED)
-    assert not bench.gate._ledger._by_rule
+    assert not bench.gate._book._counts
 
 
 async def test_an_address_whose_rule_is_full_is_refused(tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ async def test_asking_twice_about_an_address_changes_nothing(tmp_path: Path) -> 
         assert bench.gate.admit_address(lease, PUBLIC, 443) is None
     assert lease.addresses == (PUBLIC,)
     lease.release(EndReason.PEER_CLOSED)
-    assert not bench.gate._ledger._by_rule
+    assert not bench.gate._book._counts
 
 
 async def test_a_lease_does_not_keep_the_credential(tmp_path: Path) -> None:

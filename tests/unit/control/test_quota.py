@@ -4,6 +4,7 @@ from masque_relay.contract.request import Method
 from masque_relay.contract.verdict import DenyReason
 from masque_relay.control.policy.rules import Rule, RuleLimits, parse_target
 from masque_relay.control.quota import OpenRates, QuotaLedger
+from masque_relay.control.quota_book import LocalBook
 from masque_relay.control.settings import GateLimits
 from tests.support.gates import NOW_S
 
@@ -70,16 +71,15 @@ def test_the_bytes_of_a_day_are_used_up_until_midnight_utc() -> None:
 
 
 def test_the_ledger_forgets_who_holds_nothing() -> None:
-    ledger = QuotaLedger(GateLimits())
+    book = LocalBook(10)
+    ledger = QuotaLedger(GateLimits(), book)
     for number in range(10):
         ledger.take(f"s{number}")
         ledger.take_rule(rule(), f"s{number}", NOW_S)
         ledger.give_back_rule(rule(), f"s{number}")
         ledger.give_back(f"s{number}")
     assert ledger.tunnel_count == 0
-    assert not ledger._by_subject
-    assert not ledger._by_rule
-    assert not ledger._by_rule_subject
+    assert not book._counts
 
 
 def test_opens_come_in_a_burst_and_then_at_the_rate() -> None:
@@ -91,13 +91,6 @@ def test_opens_come_in_a_burst_and_then_at_the_rate() -> None:
     assert rates.ask("bob", 0.0) is None
     assert rates.ask("alice", 0.5) is None
     assert rates.ask("alice", 0.5) is not None
-
-
-def test_the_memory_of_rates_is_bounded() -> None:
-    rates = OpenRates(GateLimits(tracked_subjects=10))
-    for number in range(100):
-        rates.ask(f"s{number}", 0.0)
-    assert len(rates._buckets) == 10
 
 
 def test_new_limits_hold_from_the_reload_on() -> None:

@@ -10,7 +10,9 @@ IPV4_FROM_1001 = b"\x45" + bytes(19) + (1001).to_bytes(2, "big")
 IPV6_FROM_1002 = b"\x60" + bytes(39) + (1002).to_bytes(2, "big")
 
 
-def selected(payload: bytes, *, packet: bytes = IPV4_FROM_1001) -> int:
+def selected(  # noqa: C901 (a case per instruction)
+    payload: bytes, *, packet: bytes = IPV4_FROM_1001
+) -> int:
     """Run the program as bpf(4) says; a load beyond the packet returns 0."""
     program, at, accumulator = program_for(SELECTION), 0, 0
     for _ in range(len(program)):
