@@ -143,6 +143,27 @@ class TunnelCounters:
 
 
 @dataclass(slots=True)
+class BindCounters:
+    """Bound UDP tunnels, beside what TunnelCounters has of them."""
+
+    contexts_opened: int = 0
+    """Registered by clients and accepted."""
+    contexts_rejected: int = 0
+    denied_dropped: int = 0
+    """Datagrams to or from peers that the policy refuses."""
+    unasked_dropped: int = 0
+    """Datagrams of new peers that came faster than the policy is asked."""
+    uncontacted_dropped: int = 0
+    """From peers that the client has not sent to, where that is the rule."""
+    unregistered_dropped: int = 0
+    """From peers for which the client has no context."""
+    unreachable_dropped: int = 0
+    """Peers of an address family without a public address, or of this host itself."""
+    malformed_dropped: int = 0
+    """Uncompressed datagrams without an address that can be read."""
+
+
+@dataclass(slots=True)
 class FlowCounters:
     """Sockets towards targets, and the resolver."""
 
@@ -162,3 +183,49 @@ class FlowCounters:
     lookups: int = 0
     lookups_failed: int = 0
     lookups_timed_out: int = 0
+
+
+@dataclass(slots=True)
+class TurnCounters:
+    """STUN and TURN."""
+
+    binding_requests: int = 0
+    allocate_requests: int = 0
+    other_requests: int = 0
+    challenges: int = 0
+    """Answers 401 and 438."""
+    errors: int = 0
+    """Other error answers."""
+    malformed: int = 0
+    """Messages that are no STUN, or of no use where they came; dropped."""
+    over_budget: int = 0
+    """Clients that have not shown who they are, beyond the budget of replies; dropped."""
+    over_pending: int = 0
+    """Requests beyond those that may wait for the gate or a peer; dropped."""
+    allocations_opened: int = 0
+    allocations_open: int = 0
+    """A gauge."""
+    moves: int = 0
+    """RFC 8016."""
+    redirects: int = 0
+    """Answers 300."""
+    icmp_reported: int = 0
+    no_permission: int = 0
+    """Datagrams without a permission for their peer, either way."""
+    denied: int = 0
+    """Datagrams to peers that the gate refuses, or that are this very host."""
+    no_channel: int = 0
+    """ChannelData on a number that is not bound, or cut short."""
+    client_dropped: int = 0
+    """Datagrams that the way to the client would not take."""
+    peer_connections: int = 0
+    """RFC 6062."""
+    connections_opened: int = 0
+    connections_open: int = 0
+    """A gauge."""
+    connections_failed: int = 0
+    """TLS handshakes."""
+    refused_total: int = 0
+    refused_per_source: int = 0
+    deadlines_passed: int = 0
+    """Connections that held nothing for too long."""

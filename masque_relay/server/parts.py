@@ -11,11 +11,13 @@ from masque_relay.admin.listener import AdminListener
 from masque_relay.config import RelayConfig
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import (
+    BindCounters,
     FlowCounters,
     HttpCounters,
     QuicCounters,
     TcpCounters,
     TunnelCounters,
+    TurnCounters,
 )
 from masque_relay.contract.errors import ConfigError, Problem
 from masque_relay.contract.flow import FlowError
@@ -51,7 +53,9 @@ class Counters:
     http: HttpCounters = field(default_factory=HttpCounters)
     tcp: TcpCounters = field(default_factory=TcpCounters)
     tunnel: TunnelCounters = field(default_factory=TunnelCounters)
+    bind: BindCounters = field(default_factory=BindCounters)
     flow: FlowCounters = field(default_factory=FlowCounters)
+    turn: TurnCounters = field(default_factory=TurnCounters)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -347,7 +347,9 @@ class Relay:
                 "http": parts.counters.http,
                 "tcp": parts.counters.tcp,
                 "tunnel": parts.counters.tunnel,
+                "bind": parts.counters.bind,
                 "flow": parts.counters.flow,
+                "turn": parts.counters.turn,
             },
             tallies={
                 "decisions": gate.decisions.items,

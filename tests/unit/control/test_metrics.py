@@ -8,11 +8,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from masque_relay.contract.counters import (
+    BindCounters,
     FlowCounters,
     HttpCounters,
     QuicCounters,
     TcpCounters,
     TunnelCounters,
+    TurnCounters,
 )
 from masque_relay.contract.request import Method, Transport
 from masque_relay.contract.verdict import DenyReason
@@ -35,7 +37,9 @@ GROUPS: dict[str, type] = {
     "http": HttpCounters,
     "tcp": TcpCounters,
     "tunnel": TunnelCounters,
+    "bind": BindCounters,
     "flow": FlowCounters,
+    "turn": TurnCounters,
 }
 
 
