@@ -12,6 +12,7 @@ from starlette.routing import Route
 
 from masque_relay.admin.errors import ApiError, json_response
 from masque_relay.admin.limits import AdminLimits
+from masque_relay.contract.errors import OperationRefused
 from masque_relay.contract.ports import Operator
 
 METRICS_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -37,6 +38,7 @@ class AdminApi:
             Route("/api/v1/revoke", self.revoke, methods=["POST"]),
             Route("/api/v1/reload", self.reload, methods=["POST"]),
             Route("/api/v1/drain", self.drain, methods=["POST"]),
+            Route("/api/v1/restart", self.restart, methods=["POST"]),
         ]
 
     async def healthz(self, _: Request) -> Response:
@@ -51,20 +53,23 @@ class AdminApi:
 
     async def metrics(self, _: Request) -> Response:
         """The Prometheus text exposition."""
-        return Response(self._operator.metrics(), headers={"content-type": METRICS_MEDIA_TYPE})
+        return Response(
+            await self._operator.metrics(), headers={"content-type": METRICS_MEDIA_TYPE}
+        )
 
     async def status(self, _: Request) -> Response:
         """Versions, listeners, uptime, counts."""
-        return json_response(dict(self._operator.status()))
+        return json_response(dict(await self._operator.status()))
 
     async def tunnels(self, _: Request) -> Response:
         """The live tunnels, oldest first."""
-        return json_response({"tunnels": [asdict(tunnel) for tunnel in self._operator.tunnels()]})
+        tunnels = await self._operator.tunnels()
+        return json_response({"tunnels": [asdict(tunnel) for tunnel in tunnels]})
 
     async def kick(self, request: Request) -> Response:
         """End one tunnel."""
         lease_id = request.path_params["lease_id"]
-        if not self._operator.kick(lease_id):
+        if not await self._operator.kick(lease_id):
             raise ApiError(
                 404,
                 "no_such_tunnel",
@@ -85,7 +90,7 @@ class AdminApi:
                 "neither a subject nor a token id was given",
                 hint='send {"subject": "alice"} or {"token_id": "…"}',
             )
-        ended_count = self._operator.revoke(subject=subject, token_id=token_id)
+        ended_count = await self._operator.revoke(subject=subject, token_id=token_id)
         return json_response({"ended_tunnels": ended_count})
 
     async def reload(self, request: Request) -> Response:
@@ -119,6 +124,17 @@ class AdminApi:
             )
         self._operator.drain(deadline_s=None if deadline_s is None else float(deadline_s))
         return json_response({"draining": True}, status=202)
+
+    async def restart(self, request: Request) -> Response:
+        """Replace the relay's processes by new ones."""
+        await self._read_object(request, allowed=set())
+        try:
+            await self._operator.restart()
+        except OperationRefused as error:
+            raise ApiError(
+                409, error.code, str(error), hint=error.hint, problems=error.problems
+            ) from error
+        return json_response({"restarting": True}, status=202)
 
     async def _read_object(self, request: Request, *, allowed: set[str]) -> Mapping[str, object]:
         body = await self._read_body(request)

@@ -1,6 +1,6 @@
-"""Owns ConfigError: everything that an operator wrote and we can't use, reported all at once."""
+"""Owns what an operator is told no by: ConfigError, all problems at once, and OperationRefused."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -39,3 +39,21 @@ class ConfigError(Exception):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: tuple[Problem, ...] = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class OperationRefused(Exception):  # noqa: N818 - says what happened
+    """The relay can't do now what its operator asks for; nothing was changed.
+
+    Attributes:
+        code: for programs, such as ``one_process``.
+        hint: the next step.
+        problems: one line each, where files are at fault.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, hint: str | None = None, problems: Sequence[str] = ()
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.hint = hint
+        self.problems = tuple(problems)

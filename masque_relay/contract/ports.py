@@ -6,6 +6,7 @@ from typing import Protocol
 
 from masque_relay.contract.address import Endpoint, IPAddress
 from masque_relay.contract.flow import ByteSink, DatagramSink, TcpFlow, UdpFlow
+from masque_relay.contract.ip import PacketFilter
 from masque_relay.contract.lease import Lease
 from masque_relay.contract.request import RelayRequest
 from masque_relay.contract.verdict import Denial
@@ -44,6 +45,10 @@ class Gate(Protocol):
 
         The caller connects to exactly the address that was admitted.
         """
+        ...
+
+    def packet_filter(self, lease: Lease) -> PacketFilter:
+        """Return the policy for a CONNECT-IP lease's packets; a reload changes it in place."""
         ...
 
 
@@ -213,19 +218,19 @@ class Operator(Protocol):
         """New tunnels are welcome; False while draining."""
         ...
 
-    def status(self) -> Mapping[str, object]:
+    async def status(self) -> Mapping[str, object]:
         """Versions, listeners, uptime, counts; JSON-ready."""
         ...
 
-    def tunnels(self) -> Sequence[TunnelSnapshot]:
+    async def tunnels(self) -> Sequence[TunnelSnapshot]:
         """The live tunnels, oldest first."""
         ...
 
-    def kick(self, lease_id: str) -> bool:
+    async def kick(self, lease_id: str) -> bool:
         """End one tunnel; False if there is none of that id."""
         ...
 
-    def revoke(self, *, subject: str | None, token_id: str | None) -> int:
+    async def revoke(self, *, subject: str | None, token_id: str | None) -> int:
         """Refuse a subject or a token id from now on; return how many tunnels that ended."""
         ...
 
@@ -237,6 +242,16 @@ class Operator(Protocol):
         """Begin the graceful end; returns at once."""
         ...
 
-    def metrics(self) -> bytes:
+    async def restart(self) -> None:
+        """Replace the relay's processes by new ones; the old ones keep their tunnels for a while.
+
+        Returns when it is certain to happen.
+
+        Raises:
+            OperationRefused: it can't be, and nothing was changed.
+        """
+        ...
+
+    async def metrics(self) -> bytes:
         """The Prometheus text exposition."""
         ...

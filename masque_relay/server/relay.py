@@ -16,7 +16,7 @@ from masque_relay.admin.app import build_admin_app
 from masque_relay.admin.errors import ApiError
 from masque_relay.config import RelayConfig
 from masque_relay.contract.address import Endpoint
-from masque_relay.contract.errors import ConfigError
+from masque_relay.contract.errors import ConfigError, OperationRefused
 from masque_relay.contract.ports import Clock, ReloadReport, TunnelSnapshot
 from masque_relay.contract.verdict import EndReason
 from masque_relay.control.metrics import RelayCollector, build_registry, exposition
@@ -204,7 +204,7 @@ class Relay:
         """New tunnels are welcome; False while draining."""
         return self._is_serving and not self._drain_wanted.is_set()
 
-    def status(self) -> Mapping[str, object]:
+    async def status(self) -> Mapping[str, object]:
         """Versions, listeners, uptime, counts; JSON-ready, without identities."""
         parts = self._wired()
         return {
@@ -226,15 +226,15 @@ class Relay:
             "restart_needed": list(self._restart_needed),
         }
 
-    def tunnels(self) -> Sequence[TunnelSnapshot]:
+    async def tunnels(self) -> Sequence[TunnelSnapshot]:
         """The live tunnels, oldest first."""
         return self._wired().gate.snapshots()
 
-    def kick(self, lease_id: str) -> bool:
+    async def kick(self, lease_id: str) -> bool:
         """End one tunnel; False if there is none of that id."""
         return self._wired().gate.kick(lease_id)
 
-    def revoke(self, *, subject: str | None, token_id: str | None) -> int:
+    async def revoke(self, *, subject: str | None, token_id: str | None) -> int:
         """Refuse a subject or a token id from now on; return how many tunnels that ended.
 
         Raises:
@@ -315,7 +315,15 @@ class Relay:
             self._drain_deadline_s = deadline_s
             self._drain_wanted.set()
 
-    def metrics(self) -> bytes:
+    async def restart(self) -> None:
+        """Refuse: one process can't hand its connections to another one."""
+        raise OperationRefused(
+            "one_process",
+            "a relay of one process can't be replaced while it runs",
+            hint="set workers to 2 or more, or drain it and start it again",
+        )
+
+    async def metrics(self) -> bytes:
         """The Prometheus text exposition."""
         if self._registry is None:
             raise RuntimeError("metrics before start")

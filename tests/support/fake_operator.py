@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from masque_relay.contract.errors import OperationRefused
 from masque_relay.contract.ports import ReloadReport, TunnelSnapshot
 
 TUNNEL = TunnelSnapshot(
@@ -31,6 +32,7 @@ class FakeOperator:
     report: ReloadReport = field(
         default_factory=lambda: ReloadReport(problems=(), changed=("policy",))
     )
+    refusal: OperationRefused | None = None
     calls: list[tuple[object, ...]] = field(default_factory=list)
     live: list[TunnelSnapshot] = field(default_factory=lambda: [TUNNEL])
 
@@ -40,17 +42,17 @@ class FakeOperator:
     def ready(self) -> bool:
         return self.is_ready
 
-    def status(self) -> Mapping[str, object]:
+    async def status(self) -> Mapping[str, object]:
         return {"version": "1", "ready": self.is_ready}
 
-    def tunnels(self) -> Sequence[TunnelSnapshot]:
+    async def tunnels(self) -> Sequence[TunnelSnapshot]:
         return self.live
 
-    def kick(self, lease_id: str) -> bool:
+    async def kick(self, lease_id: str) -> bool:
         self.calls.append(("kick", lease_id))
         return any(tunnel.lease_id == lease_id for tunnel in self.live)
 
-    def revoke(self, *, subject: str | None, token_id: str | None) -> int:
+    async def revoke(self, *, subject: str | None, token_id: str | None) -> int:
         self.calls.append(("revoke", subject, token_id))
         return 2
 
@@ -61,5 +63,10 @@ class FakeOperator:
     def drain(self, *, deadline_s: float | None) -> None:
         self.calls.append(("drain", deadline_s))
 
-    def metrics(self) -> bytes:
+    async def metrics(self) -> bytes:
         return b"# HELP x y\n"
+
+    async def restart(self) -> None:
+        self.calls.append(("restart",))
+        if self.refusal is not None:
+            raise self.refusal

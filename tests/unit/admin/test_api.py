@@ -7,6 +7,7 @@ import pytest
 
 from masque_relay.admin.app import build_admin_app
 from masque_relay.admin.limits import AdminLimits
+from masque_relay.contract.errors import OperationRefused
 from masque_relay.contract.ports import ReloadReport
 from tests.support.fake_operator import FakeOperator
 from tests.unit.admin.conftest import TOKEN
@@ -148,3 +149,19 @@ async def test_a_body_that_never_ends_is_given_up(operator: FakeOperator) -> Non
     await app(scope, receive, send)  # type: ignore[arg-type] (plain dicts are what ASGI sends)
     assert sent[0]["status"] == 408
     assert operator.calls == []
+
+
+async def test_a_restart_is_promised_or_refused_with_the_next_step(
+    http: httpx.AsyncClient, operator: FakeOperator
+) -> None:
+    answer = await http.post("/api/v1/restart")
+    assert (answer.status_code, answer.json()) == (202, {"restarting": True})
+    operator.refusal = OperationRefused("one_process", "can't", hint="set workers", problems=["p"])
+    refused = await http.post("/api/v1/restart")
+    assert refused.status_code == 409
+    assert refused.json()["error"] == {
+        "code": "one_process",
+        "message": "can't",
+        "hint": "set workers",
+        "problems": ["p"],
+    }
