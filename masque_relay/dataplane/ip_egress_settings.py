@@ -42,6 +42,11 @@ class UserspaceSettings:
     """The largest packet taken from a client, and the one after which TCP chooses its segments."""
     allow_own_addresses: bool = False
     """Let clients reach this host itself under its own public addresses."""
+    tunnels: int = 64
+    """Processes at once; each has about 20 MB of its own. Further tunnels are refused."""
+    start_timeout_s: float = 5.0
+    """When the relay starts, one passt is tried out; one that has not answered by then never will.
+    """
     read_bytes: int = 262_144
     """Read per turn of the loop, so that one busy tunnel cannot starve others: 180 full packets."""
     send_buffer_bytes: int = 1 << 20
