@@ -19,6 +19,7 @@ from masque_relay.config.values import (
     HttpsAddress,
     HttpsListen,
     ListenAddress,
+    PortNumber,
     Seconds,
     UriTemplateText,
 )
@@ -30,6 +31,8 @@ from masque_relay.http.denials import DEFAULT_PROXY_NAME
 from masque_relay.http.limits import HttpLimits
 from masque_relay.http.tcp_limits import TcpLimits
 from masque_relay.quic.limits import H3Limits, QuicLimits
+from masque_relay.tunnels.connect_udp_bind import BindLimits, Inbound
+from masque_relay.tunnels.peer_policy import PeerPolicyLimits
 from masque_relay.wire.connect_tcp import DATA_CAPSULE, FINAL_DATA_CAPSULE
 from masque_relay.wire.connect_tcp import DEFAULT_TEMPLATE as DEFAULT_TCP_TEMPLATE
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
@@ -98,6 +101,42 @@ class QuicSection(Section):
     at start only."""
 
 
+class BindSection(Section):
+    """Bound UDP (draft-ietf-masque-connect-udp-listen): clients that listen on a public port."""
+
+    enabled: bool = False
+    """Let clients ask for public UDP ports; the policy's `bind-udp` says who may, and which peers
+    they may have. Read at start only."""
+    addresses: tuple[AnyIpAddress, ...] = ()
+    """Local addresses to bind, at most one of each family. Without any, `egress.ipv4` and
+    `egress.ipv6`, or what the routing table chooses for the Internet. Read at start only."""
+    public_addresses: tuple[AnyIpAddress, ...] = ()
+    """What clients are told in the place of a bound address of the same family, where a 1:1 NAT
+    that keeps ports stands before the relay. Read at start only."""
+    first_port: PortNumber = 49_152
+    """First port of the range; ports are drawn at random from it. Read at start only."""
+    last_port: PortNumber = 65_535
+    """Last port of the range. A firewall must let the whole range in. Read at start only."""
+    inbound: Inbound = Inbound.POLICY
+    """Which peers may send in: `policy`, all that the client may reach, which a listening program
+    needs; `contacted`, only those to whose address the client has sent in the last minutes, as
+    with TURN. Read at start only."""
+    limits: BindLimits = BindLimits()
+    """Contexts, peers and answers of each tunnel. Read at start only."""
+    policy: PeerPolicyLimits = PeerPolicyLimits()
+    """How often the policy is asked about each tunnel's peers. Read at start only."""
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Self:
+        if self.first_port > self.last_port:
+            raise ValueError("first_port must not be above last_port")
+        for name in ("addresses", "public_addresses"):
+            versions = [address.version for address in getattr(self, name)]
+            if len(set(versions)) != len(versions):
+                raise ValueError(f"{name} must have at most one address of each family")
+        return self
+
+
 class ConnectUdpSection(Section):
     """CONNECT-UDP (RFC 9298)."""
 
@@ -106,6 +145,8 @@ class ConnectUdpSection(Section):
     clients know only the default one. Read at start only."""
     proxy_name: str = DEFAULT_PROXY_NAME
     """What the relay calls itself in `proxy-status` (RFC 9209). Read at start only."""
+    bind: BindSection = BindSection()
+    """Bound UDP, on the same templates."""
 
 
 class ConnectTcpSection(Section):

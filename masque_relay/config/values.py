@@ -115,3 +115,6 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 CapsuleTypeNumber = Annotated[int, Field(gt=0, le=MAX_VARINT)]
 """A capsule type (RFC 9297 section 3.2) other than DATAGRAM."""
+
+PortNumber = Annotated[int, Field(ge=1, le=65_535)]
+"""A UDP or TCP port."""

@@ -1,7 +1,6 @@
-"""Owns bound UDP flows: public ports of one tunnel, and the table by which they reach each other."""
+"""Owns bound UDP flows: public ports of one tunnel, and the table by which they meet."""
 
 import asyncio
-import random
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,7 +81,7 @@ class SocketBoundFlow:
         "_table",
     )
 
-    def __init__(  # noqa: PLR0913 - all by keyword, from one place
+    def __init__(
         self,
         sockets: Mapping[int, BatchUdpSocket],
         public: Sequence[Endpoint],
@@ -186,7 +185,7 @@ class SocketBoundFlow:
 class UdpBinder:
     """Opens the bound flows of one data plane."""
 
-    def __init__(  # noqa: PLR0913 - all by keyword, from one place
+    def __init__(
         self,
         settings: BindSettings,
         *,
@@ -209,7 +208,7 @@ class UdpBinder:
             address.version: address for address in settings.public_addresses
         }
         self._table = BoundFlowTable()
-        self._random: random.Random = SystemRandom()
+        self._random = SystemRandom()
 
     def open(self, sink: BoundUdpSink) -> SocketBoundFlow:
         """Bind the same random port on one address of each family; feed the sink.

@@ -18,6 +18,8 @@ class Asked:
     method: Method
     target: Target | None = None
     ip_scope: IpScope | None = None
+    fallback: "Asked | None" = None
+    """What the client takes instead where the policy refuses the first."""
 
 
 TARGET_VARIABLES = ("target_host", "target_port")

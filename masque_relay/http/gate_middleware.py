@@ -3,6 +3,7 @@
 import secrets
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from masque_relay.contract.address import Endpoint, IPAddress
 from masque_relay.contract.ports import Gate
 from masque_relay.contract.request import RelayRequest, Transport
-from masque_relay.contract.verdict import Denial, EndReason
+from masque_relay.contract.verdict import Denial, DenyReason, EndReason
 from masque_relay.http.admission import Admission
 from masque_relay.http.asked import AskedReader
 from masque_relay.http.credentials import parse_credentials, presents_proxy_credential
@@ -86,6 +87,10 @@ class GateMiddleware:
             source=_source(scope),
         )
         verdict = await self._gate.admit(request)
+        other = asked.fallback
+        if isinstance(verdict, Denial) and verdict.reason is DenyReason.POLICY and other:
+            request = replace(request, method=other.method, target=other.target)
+            verdict = await self._gate.admit(request)
         if isinstance(verdict, Denial):
             refusal = refuse_denial(verdict, speaks_to_proxy=speaks_to_proxy(scope))
             await refuse(scope, send, refusal, proxy_name=self._proxy_name)
@@ -97,6 +102,9 @@ class GateMiddleware:
         try:
             scope["state"]["admission"] = admission
             await self.app(scope, receive, send)
+            if self._scope_type == "websocket" and admission.end_reason is EndReason.BUG:
+                # An ordinary WebSocket endpoint knows nothing of admissions: it returns.
+                admission.close(EndReason.PEER_CLOSED)
         finally:
             admission.release()
 

@@ -26,8 +26,10 @@ from masque_relay.control.audit import AuditWriter, open_audit_trail
 from masque_relay.control.gate import RelayGate, build_gate
 from masque_relay.dataplane.batch_io import socket_factory
 from masque_relay.dataplane.inproc import InprocDataplane
+from masque_relay.dataplane.udp_bind import BindSettings
 from masque_relay.http.connect_tcp import ConnectTcpServices, connect_tcp_kinds
 from masque_relay.http.connect_udp import ConnectUdpServices, connect_udp_kind
+from masque_relay.http.connect_udp_bind import BindServices, bound_udp_kind
 from masque_relay.http.front_end import HttpFrontEnd
 from masque_relay.http.routes import build_app
 from masque_relay.http.tcp_front import TcpFront
@@ -179,8 +181,17 @@ def _tunnel_kinds(
             final_data=config.connect_tcp.final_data_capsule_type,
         ),
     )
+    plain_udp = connect_udp_kind(udp, config.connect_udp.templates)
+    bind = config.connect_udp.bind
+    bound_udp = BindServices(
+        udp=udp,
+        counters=counters.bind,
+        limits=bind.limits,
+        policy_limits=bind.policy,
+        inbound=bind.inbound,
+    )
     return [
-        connect_udp_kind(udp, config.connect_udp.templates),
+        bound_udp_kind(plain_udp, bound_udp) if bind.enabled else plain_udp,
         *connect_tcp_kinds(tcp, config.connect_tcp.templates, classic=config.connect_tcp.classic),
     ]
 
@@ -220,6 +231,12 @@ def _open_dataplane(config: RelayConfig, counters: Counters) -> InprocDataplane:
                 if address is not None
             ],
             allow_own_addresses=config.egress.allow_own_addresses,
+            bind=BindSettings(
+                addresses=config.connect_udp.bind.addresses,
+                public_addresses=config.connect_udp.bind.public_addresses,
+                first_port=config.connect_udp.bind.first_port,
+                last_port=config.connect_udp.bind.last_port,
+            ),
         )
     except ValueError as error:
         raise ConfigError([Problem(key_path="dns.servers", detail=str(error))]) from error

@@ -23,8 +23,8 @@ class PeerPolicyLimits:
     questions_per_s: float = 200.0
     """New peers to which the client may send, sustained. Each question costs some 20 us and a
     refusal one audit record; beyond it datagrams to new peers are dropped and counted."""
-    questions_burst: int = 1_000
-    """ICE and peer-to-peer swarms try many peers at first."""
+    questions_burst: int = 2_000
+    """Swarms try many peers at first; and after a reload each registered peer is asked about."""
     unsolicited_per_s: float = 50.0
     """New peers that send in by themselves. Anybody can spoof these, so they have a share of their
     own and can't use up the client's."""
@@ -33,11 +33,7 @@ class PeerPolicyLimits:
 
 
 class PeerPolicy:
-    """Whether the gate lets a lease's holder exchange datagrams with a peer.
-
-    Attributes:
-        unasked_count: questions that were not asked because there were too many; the answer was no.
-    """
+    """Whether the gate lets a lease's holder exchange datagrams with a peer."""
 
     __slots__ = (
         "_answers",
@@ -48,7 +44,6 @@ class PeerPolicy:
         "_limits",
         "_may_ask",
         "_may_ask_unsolicited",
-        "unasked_count",
     )
 
     def __init__(
@@ -79,10 +74,9 @@ class PeerPolicy:
         self._may_ask_unsolicited = may_ask_unsolicited
         self._generation = gate.generation
         self._answers: dict[tuple[IPAddress, int], tuple[bool, float]] = {}
-        self.unasked_count = 0
 
-    def admits(self, address: IPAddress, port: int, *, unsolicited: bool = False) -> bool:
-        """Return whether datagrams may go to that peer, and come from it.
+    def admits(self, address: IPAddress, port: int, *, unsolicited: bool = False) -> bool | None:
+        """Return whether datagrams may go to that peer and come from it; None: ask again later.
 
         Args:
             address: not IPv4-mapped.
@@ -99,8 +93,7 @@ class PeerPolicy:
             return known[0]
         may_ask = self._may_ask_unsolicited if unsolicited else self._may_ask
         if not may_ask():
-            self.unasked_count += 1
-            return False
+            return None if known is None else known[0]
         answer = self._gate.admit_address(self._lease, address, port) is None
         if known is None and len(answers) >= self._limits.peers:
             del answers[next(iter(answers))]

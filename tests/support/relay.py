@@ -17,6 +17,7 @@ from pathlib import Path
 
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import (
+    BindCounters,
     FlowCounters,
     HttpCounters,
     QuicCounters,
@@ -35,8 +36,10 @@ from masque_relay.control.settings import (
 from masque_relay.dataplane.batch_io import socket_factory
 from masque_relay.dataplane.inproc import InprocDataplane
 from masque_relay.dataplane.limits import SocketLimits
+from masque_relay.dataplane.udp_bind import BindSettings
 from masque_relay.http.connect_tcp import ConnectTcpServices, connect_tcp_kinds
 from masque_relay.http.connect_udp import ConnectUdpServices, connect_udp_kind
+from masque_relay.http.connect_udp_bind import BindServices, bound_udp_kind
 from masque_relay.http.denials import DEFAULT_PROXY_NAME
 from masque_relay.http.front_end import HttpFrontEnd
 from masque_relay.http.limits import HttpLimits
@@ -50,6 +53,8 @@ from masque_relay.quic.limits import QuicLimits
 from masque_relay.quic.settings import ClientTls, EndpointSettings
 from masque_relay.quic.tls import CertificateIdentity, CertificateStore
 from masque_relay.server.clock import SystemClock
+from masque_relay.tunnels.connect_udp_bind import BindLimits, Inbound
+from masque_relay.tunnels.peer_policy import PeerPolicyLimits
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
 from tests.support.h3_client import WAIT_S, H3Client
 from tests.support.site_certificate import SiteCertificate, write_site_certificate
@@ -129,6 +134,7 @@ class InProcessRelay:
     audit: ListAudit
     http: HttpCounters
     tunnels: TunnelCounters
+    bind: BindCounters
     quic: QuicCounters
     https_address: Endpoint
     """Of HTTP/2 and HTTP/1.1 over TCP."""
@@ -207,6 +213,9 @@ async def running_relay(
     nameservers: Sequence[str] = (),
     templates: Sequence[str] = (DEFAULT_TEMPLATE,),
     tcp_limits: TcpLimits | None = None,
+    bind: BindSettings | None = None,
+    bind_limits: BindLimits | None = None,
+    inbound: Inbound = Inbound.POLICY,
 ) -> AsyncGenerator[InProcessRelay]:
     """Run a relay while the block runs."""
     clock, audit = SystemClock(), ListAudit()
@@ -241,6 +250,7 @@ async def running_relay(
             counters=flows,
             nameservers=nameservers,
             pins={name: [ip_address(text) for text in texts] for name, texts in names.items()},
+            bind=bind,
         )
         stack.push_async_callback(dataplane.close)
         udp = ConnectUdpServices(
@@ -258,9 +268,19 @@ async def running_relay(
             limits=http_limits,
             proxy_name=DEFAULT_PROXY_NAME,
         )
+        udp_kind, bind_counters = connect_udp_kind(udp, templates), BindCounters()
+        if bind is not None:
+            bound_udp = BindServices(
+                udp=udp,
+                counters=bind_counters,
+                limits=bind_limits or BindLimits(),
+                policy_limits=PeerPolicyLimits(),
+                inbound=inbound,
+            )
+            udp_kind = bound_udp_kind(udp_kind, bound_udp)
         front_end = HttpFrontEnd(
             build_app(
-                [connect_udp_kind(udp, templates), *connect_tcp_kinds(tcp_services)],
+                [udp_kind, *connect_tcp_kinds(tcp_services)],
                 gate=gate,
                 proxy_name=DEFAULT_PROXY_NAME,
             ),
@@ -313,6 +333,7 @@ async def running_relay(
             audit=audit,
             http=http,
             tunnels=tunnels,
+            bind=bind_counters,
             quic=quic,
             client_endpoint=client,
         )

@@ -1,0 +1,427 @@
+"""Owns the bound UDP tunnel between a carrier and public UDP ports, sans I/O.
+
+draft-ietf-masque-connect-udp-listen-15: one tunnel, many peers. A datagram names its peer by its
+context: a compressed one stands for a peer, the uncompressed one carries the peer in front of the
+payload, and context 0 is the target of the request, where it named one.
+
+Who may send in: peers that the policy lets the client reach, while the client has a context that
+can carry them. An uncompressed context is the client's own wish to hear from anybody (section 8.1),
+which is what a listening program needs, and the policy denies by default. With
+``inbound = "contacted"`` a peer's address must also have been sent to lately, as TURN's permissions
+ask: for relays whose users only call, and never listen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from ipaddress import IPv6Address, ip_address
+from typing import TypeVar
+
+from masque_relay.contract.address import Endpoint, IPAddress
+from masque_relay.contract.counters import BindCounters, TunnelCounters
+from masque_relay.contract.lease import Lease
+from masque_relay.contract.ports import BoundUdpFlow, Clock, ReceivedBatch
+from masque_relay.contract.tunnel import Carrier
+from masque_relay.contract.verdict import EndReason
+from masque_relay.tunnels.context_table import ContextLimits, ContextTable
+from masque_relay.tunnels.peer_policy import PeerPolicy
+from masque_relay.tunnels.session import CLEAN_ENDS, admit_batch
+from masque_relay.wire.connect_udp import MAX_UDP_PAYLOAD_BYTES, UDP_PAYLOAD_CONTEXT
+from masque_relay.wire.connect_udp_bind import (
+    BIND_CAPSULE_TYPES,
+    decode_peer,
+    encode_peer,
+    peer_end,
+)
+from masque_relay.wire.varint import peek_varint
+
+Source = tuple[str, int]
+Key = TypeVar("Key", bytes, Source)
+
+
+class Inbound(StrEnum):
+    """Which peers may send in, among those that the policy allows."""
+
+    POLICY = "policy"
+    """All of them."""
+    CONTACTED = "contacted"
+    """Those to whose address the client has sent lately, and those it has registered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindLimits:
+    """What one bound UDP tunnel may use."""
+
+    contexts: ContextLimits = field(default_factory=ContextLimits)
+    """Open contexts."""
+    peers: int = 4_096
+    """Peers known by address, about 1 MiB when full; the oldest is forgotten and met anew."""
+    contacted_s: float = 300.0
+    """With `inbound = "contacted"`: how long a peer's address may answer (RFC 8656 section 9)."""
+    compress_after_datagrams: int = 8
+    """Datagrams of a peer after which the relay registers a context for it. A stray datagram is
+    not worth one; and the sooner it is, the less the client's path MTU search is disturbed."""
+    reply_backlog_bytes: int = 524_288
+    """Stream bytes that wait for a client which keeps registering contexts and does not read the
+    answers; then the tunnel is aborted. Twice what DATAGRAM capsules may fill."""
+
+
+class _Peer:
+    """One peer: what identifies it on either side."""
+
+    __slots__ = ("endpoint", "received_count", "source", "wire")
+
+    def __init__(self, endpoint: Endpoint, wire: bytes, source: Source) -> None:
+        self.endpoint = endpoint
+        self.wire = wire
+        self.source = source
+        self.received_count = 0
+
+
+class BoundUdpSession:
+    """Moves UDP payloads between one carrier and many peers, within the meters and the policy.
+
+    It is the flow's BoundUdpSink and the carrier's TunnelSession. Nothing here blocks or waits.
+
+    Attributes:
+        capsule_types: capsule types that it wants besides DATAGRAM.
+        contexts: what both ends have registered.
+        end_reason: why the tunnel is over; None while it lives.
+        denied_count: datagrams that the policy refused, both ways.
+        oversize_downlink_count: payloads from peers that no HTTP Datagram could carry.
+    """
+
+    __slots__ = (
+        "_bind_counters",
+        "_carrier",
+        "_clock",
+        "_contacted",
+        "_counters",
+        "_downlink",
+        "_flow",
+        "_inbound",
+        "_limits",
+        "_peers",
+        "_policy",
+        "_sources",
+        "_target",
+        "_uplink",
+        "contexts",
+        "denied_count",
+        "end_reason",
+        "oversize_downlink_count",
+    )
+
+    capsule_types: frozenset[int] = BIND_CAPSULE_TYPES
+
+    def __init__(
+        self,
+        lease: Lease,
+        policy: PeerPolicy,
+        *,
+        clock: Clock,
+        counters: TunnelCounters,
+        bind_counters: BindCounters,
+        limits: BindLimits,
+        inbound: Inbound,
+    ) -> None:
+        """Begin without contexts.
+
+        Args:
+            lease: whose meters count.
+            policy: asked about every peer, both ways.
+            clock: for ``inbound = "contacted"``.
+            counters: of all tunnels.
+            bind_counters: of all bound UDP tunnels.
+            limits: of this one.
+            inbound: which peers may send in.
+        """
+        self._uplink = lease.uplink
+        self._downlink = lease.downlink
+        self._policy = policy
+        self._clock = clock
+        self._counters = counters
+        self._bind_counters = bind_counters
+        self._limits = limits
+        self._inbound = inbound
+        self._flow: BoundUdpFlow | None = None
+        self._carrier: Carrier | None = None
+        self._target: _Peer | None = None
+        self._peers: dict[bytes, _Peer] = {}
+        self._sources: dict[Source, _Peer] = {}
+        self._contacted: dict[IPAddress, float] = {}
+        self.contexts = ContextTable(
+            is_proxy=True, limits=limits.contexts, send=self._send_capsule, accepts=self._accepts
+        )
+        self.end_reason: EndReason | None = None
+        self.denied_count = 0
+        self.oversize_downlink_count = 0
+
+    def bind_flow(self, flow: BoundUdpFlow, target: Endpoint | None = None) -> None:
+        """Take the flow; from here the session closes it when the tunnel ends.
+
+        Args:
+            flow: feeds this session.
+            target: what the request named and the gate admitted: the peer of context 0.
+        """
+        if self.end_reason is not None:
+            flow.close()
+            return
+        self._flow = flow
+        if target is not None:
+            self._target = _peer(target)
+
+    def attach(self, carrier: Carrier) -> None:
+        """Learn the way to the client; a session that was closed meanwhile ends the stream now."""
+        self._carrier = carrier
+        if self.end_reason is not None:
+            _end_stream(carrier, self.end_reason)
+
+    def close(self, reason: EndReason) -> None:
+        """End the tunnel from our side. Idempotent."""
+        if self.end_reason is not None:
+            return
+        carrier = self._carrier
+        self.ended(reason)
+        if carrier is not None:
+            _end_stream(carrier, reason)
+
+    def ended(self, reason: EndReason) -> None:
+        """Learn that the stream is over; close the flow. Idempotent, the first reason stays."""
+        if self.end_reason is None:
+            self.end_reason = reason
+        self._carrier = None
+        if self._flow is not None:
+            self._flow.close()
+            self._flow = None
+
+    # -- client -> peers -------------------------------------------------------------------------
+
+    def on_datagrams(self, payloads: Sequence[bytes]) -> None:
+        """Send HTTP Datagram payloads to their peers, one batch per peer."""
+        batches: dict[_Peer, list[bytes]] = {}
+        prefix, skip = b"", 0
+        batch: list[bytes] = []
+        for payload in payloads:
+            if not (skip and payload.startswith(prefix)):
+                found = self._route(payload)
+                if found is None:
+                    if self.end_reason is not None:
+                        return
+                    continue
+                peer, skip = found
+                prefix = payload[:skip]
+                batch = batches.setdefault(peer, [])
+            batch.append(payload[skip:])
+        for peer, udp in batches.items():
+            self._send(peer, udp)
+
+    def _route(self, payload: bytes) -> tuple[_Peer, int] | None:
+        """Return whom a datagram is for and where its UDP payload begins; count it if nobody."""
+        context_id, offset = peek_varint(payload) or (None, 0)
+        if context_id == 0:
+            if self._target is None:
+                # Section 3: context 0 of a request without a target aborts the stream.
+                self.close(EndReason.PROTOCOL_ERROR)
+                return None
+            return self._target, offset
+        context = None if context_id is None else self.contexts.by_id.get(context_id)
+        if context is None:
+            self._counters.unknown_context_dropped += 1
+            return None
+        wire = context.peer
+        if wire is None:
+            end = peer_end(payload, offset)
+            wire, offset = payload[offset:end], end
+            if not end:
+                self._bind_counters.malformed_dropped += 1
+                return None
+        peer = self._peers.get(wire) or self._meet(wire)
+        if peer is None:
+            self._bind_counters.unreachable_dropped += 1
+            return None
+        return peer, offset
+
+    def _send(self, peer: _Peer, udp: Sequence[bytes]) -> None:
+        flow = self._flow
+        if flow is None:
+            return
+        endpoint = peer.endpoint
+        admitted = self._policy.admits(endpoint.address, endpoint.port)
+        if not admitted:
+            self._refuse(peer, len(udp), asked=admitted is not None)
+            return
+        # RFC 9298 section 5: a longer payload than UDP can carry aborts the stream.
+        if max(map(len, udp)) > MAX_UDP_PAYLOAD_BYTES:
+            self._counters.oversize_uplink_dropped += 1
+            self.close(EndReason.PROTOCOL_ERROR)
+            return
+        offered_count = len(udp)
+        udp = admit_batch(self._uplink, udp)
+        self._counters.rate_dropped += offered_count - len(udp)
+        if not udp or self._flow is not flow:  # taking the last of a quota may have ended the lease
+            return
+        if self._inbound is Inbound.CONTACTED:
+            self._note_contact(endpoint.address)
+        flow.send_batch(udp, peer.source)
+        self._counters.uplink_datagrams += len(udp)
+        self._counters.uplink_bytes += sum(map(len, udp))
+
+    def _note_contact(self, address: IPAddress) -> None:
+        contacted = self._contacted
+        if address not in contacted and len(contacted) >= self._limits.peers:
+            del contacted[next(iter(contacted))]
+        contacted[address] = self._clock.monotonic_s() + self._limits.contacted_s
+
+    # -- peers -> client -------------------------------------------------------------------------
+
+    def on_batches(self, batches: Sequence[ReceivedBatch]) -> None:
+        """Send what peers sent to the client, in the context that each of them has."""
+        for batch in batches:
+            carrier = self._carrier
+            if carrier is None:
+                return
+            peer = self._sources.get(batch.source) or self._meet_source(batch.source)
+            if peer is None:
+                self._bind_counters.unreachable_dropped += len(batch.payloads)
+                continue
+            self._receive(carrier, peer, batch.payloads)
+
+    def _receive(self, carrier: Carrier, peer: _Peer, payloads: Sequence[bytes]) -> None:
+        context = self.contexts.by_peer.get(peer.wire)
+        is_ours_or_asked = context is not None or peer is self._target
+        if context is not None and context.usable:
+            prefix = context.prefix
+        elif peer is self._target:
+            prefix = UDP_PAYLOAD_CONTEXT
+        elif self.contexts.uncompressed is not None:
+            prefix = self.contexts.uncompressed.prefix + peer.wire
+        else:
+            # Section 8: no registration carries it. It is dropped; buffering would only help a
+            # client that registers a peer after that peer has sent.
+            self._bind_counters.unregistered_dropped += len(payloads)
+            return
+        if not is_ours_or_asked and not self._may_send_in(peer.endpoint.address):
+            self._bind_counters.uncontacted_dropped += len(payloads)
+            return
+        endpoint = peer.endpoint
+        admitted = self._policy.admits(
+            endpoint.address, endpoint.port, unsolicited=not is_ours_or_asked
+        )
+        if not admitted:
+            self._refuse(peer, len(payloads), asked=admitted is not None)
+            return
+        self._deliver(carrier, prefix, payloads)
+        if context is None and peer is not self._target:
+            peer.received_count += len(payloads)
+            if peer.received_count >= self._limits.compress_after_datagrams:
+                self.contexts.assign(peer.wire)
+
+    def _may_send_in(self, address: IPAddress) -> bool:
+        if self._inbound is Inbound.POLICY:
+            return True
+        return self._contacted.get(address, 0.0) > self._clock.monotonic_s()
+
+    def _deliver(self, carrier: Carrier, prefix: bytes, payloads: Sequence[bytes]) -> None:
+        limit_bytes = carrier.max_payload_bytes - len(prefix)
+        if max(map(len, payloads)) > limit_bytes:
+            fitting = [payload for payload in payloads if len(payload) <= limit_bytes]
+            self.oversize_downlink_count += len(payloads) - len(fitting)
+            self._counters.oversize_downlink_dropped += len(payloads) - len(fitting)
+            payloads = fitting
+            if not payloads:
+                return
+        offered_count = len(payloads)
+        payloads = admit_batch(self._downlink, payloads)
+        self._counters.rate_dropped += offered_count - len(payloads)
+        if not payloads or self._carrier is not carrier:
+            return
+        sent_count = carrier.send_datagrams(prefix, payloads)
+        size = sum(map(len, payloads))
+        self._counters.downlink_datagrams += sent_count
+        self._counters.downlink_bytes += (
+            size if sent_count == len(payloads) else size * sent_count // len(payloads)
+        )
+
+    # -- contexts --------------------------------------------------------------------------------
+
+    def on_capsule(self, capsule_type: int, value: bytes) -> None:
+        """Take one capsule of the client.
+
+        Raises:
+            WireError: it is malformed; the front end aborts the stream.
+        """
+        accepted, rejected = self.contexts.accepted_count, self.contexts.rejected_count
+        self.contexts.on_capsule(capsule_type, value)
+        self._bind_counters.contexts_opened += self.contexts.accepted_count - accepted
+        self._bind_counters.contexts_rejected += self.contexts.rejected_count - rejected
+
+    def _accepts(self, wire: bytes) -> bool:
+        """Whether a peer that the client registers is one that it may reach (section 9)."""
+        peer = self._peers.get(wire) or self._meet(wire)
+        if peer is None:
+            return False
+        return bool(self._policy.admits(peer.endpoint.address, peer.endpoint.port))
+
+    def _send_capsule(self, capsule_type: int, value: bytes) -> None:
+        carrier = self._carrier
+        if carrier is None:
+            return
+        if carrier.unsent_bytes > self._limits.reply_backlog_bytes:
+            # Section 9: answers that can't leave must not pile up.
+            self.close(EndReason.PROTOCOL_ERROR)
+            return
+        carrier.send_capsule(capsule_type, value)
+
+    # -- peers -----------------------------------------------------------------------------------
+
+    def _refuse(self, peer: _Peer, count: int, *, asked: bool) -> None:
+        """Count what the policy refuses; a context for such a peer is closed (section 3.3)."""
+        if not asked:
+            self._bind_counters.unasked_dropped += count
+            return
+        self.denied_count += count
+        self._bind_counters.denied_dropped += count
+        context = self.contexts.by_peer.get(peer.wire)
+        if context is not None:
+            self.contexts.close(context)
+
+    def _meet_source(self, source: Source) -> _Peer | None:
+        """Return the peer that a socket names; None for one that no datagram can name."""
+        host, port = source
+        if "%" in host:
+            return None  # a link-local address means something on this host only
+        return self._meet(encode_peer(ip_address(host), port), source)
+
+    def _meet(self, wire: bytes, source: Source | None = None) -> _Peer | None:
+        """Return a peer by its wire form, known or new; None when it can't be reached."""
+        peer = self._peers.get(wire)
+        if peer is None:
+            address, port = decode_peer(wire)
+            if port == 0 or (isinstance(address, IPv6Address) and address.ipv4_mapped):
+                return None  # a second name of an IPv4 peer would be a way around every table
+            endpoint = Endpoint(address=address, port=port)
+            if self._flow is None or not self._flow.reaches(endpoint):
+                return None
+            peer = self._target if self._target and self._target.wire == wire else _peer(endpoint)
+            _keep(self._peers, wire, peer, self._limits.peers)
+        _keep(self._sources, source or peer.source, peer, self._limits.peers)
+        return peer
+
+
+def _peer(endpoint: Endpoint) -> _Peer:
+    wire = encode_peer(endpoint.address, endpoint.port)
+    return _Peer(endpoint, wire, (str(endpoint.address), endpoint.port))
+
+
+def _keep(table: dict[Key, _Peer], key: Key, peer: _Peer, limit: int) -> None:
+    if key not in table and len(table) >= limit:
+        del table[next(iter(table))]
+    table[key] = peer
+
+
+def _end_stream(carrier: Carrier, reason: EndReason) -> None:
+    if reason in CLEAN_ENDS:
+        carrier.finish()
+    else:
+        carrier.abort(reason)
