@@ -1,6 +1,6 @@
 """Owns the ports of CONNECT-IP: packet filter, egress with its attachments, address pool."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from masque_relay.contract.address import IPAddress
@@ -22,6 +22,18 @@ class PacketFilter(Protocol):
             port: the destination port of UDP, TCP or SCTP; 0 where there is none or where a
                 fragment hides it (then only a rule for every port admits the packet).
         """
+        ...
+
+    def reachable(self, ranges: Sequence[IpRange]) -> Sequence[IpRange]:
+        """Return the parts of some ranges where at least one port is admitted, sorted, disjoint.
+
+        What the policy refuses whole is no route (RFC 9484 section 4.7.3); no link-local and no
+        multicast address is one either.
+        """
+        ...
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        """Set what runs when a reload has changed the answers; what is reachable may differ."""
         ...
 
 
@@ -80,6 +92,10 @@ class IpEgress(Protocol):
 
 class AddressPool(Protocol):
     """Addresses for tunnels, of both families, given to one tunnel at a time."""
+
+    def gateway(self, version: int) -> IPAddress | None:
+        """Return the relay's own address in the pool of a version; None = no such pool."""
+        ...
 
     def assign(self, version: int, wanted: IPAddress | None = None) -> IPAddress | None:
         """Take one address of IP version 4 or 6, the wanted one if it is free; None = exhausted."""

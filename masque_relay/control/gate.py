@@ -3,17 +3,20 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from masque_relay.contract.address import IPAddress
 from masque_relay.contract.errors import ConfigError, Problem
+from masque_relay.contract.ip import PacketFilter
+from masque_relay.contract.ip_scope import IPNetwork
 from masque_relay.contract.lease import Lease
 from masque_relay.contract.ports import Clock, TunnelSnapshot
 from masque_relay.contract.request import RelayRequest
 from masque_relay.contract.verdict import Denial, DenyReason, EndReason
 from masque_relay.control.audit import AuditTrail, format_time
 from masque_relay.control.auth.principal import Principal
-from masque_relay.control.leases import LeaseEnd, LeaseTable, RelayLease
+from masque_relay.control.leases import LeaseEnd, LeaseTable, RelayLease, describe_target
+from masque_relay.control.packet_filters import PacketFilters
 from masque_relay.control.policy import CompiledPolicy
 from masque_relay.control.policy.addresses import unwrap
 from masque_relay.control.policy.rules import Decision, Outcome, Query, normalize_name
@@ -55,6 +58,7 @@ class RelayGate:
         self._ledger = QuotaLedger(state.settings.limits, self._book)
         self._rates = OpenRates(state.settings.limits, self._book)
         self._leases = LeaseTable(self._ledger, clock=clock, on_release=self._released)
+        self._filters = PacketFilters()
         self._draining = False
         self._generation = 0
         self.decisions: Counter[tuple[str, str, str]] = Counter()
@@ -109,6 +113,12 @@ class RelayGate:
     def generation(self) -> int:
         """Changes with every reload: what was answered before may not hold any more."""
         return self._generation
+
+    def packet_filter(self, lease: Lease) -> PacketFilter:
+        """Return the policy for a CONNECT-IP lease's packets; a reload changes it in place."""
+        if not isinstance(lease, RelayLease):
+            raise TypeError("the lease is not one of this gate")
+        return self._filters.open(lease, self._state.policy, self._clock.wall_s())
 
     # -- the operator ---------------------------------------------------------------------------
 
@@ -232,7 +242,10 @@ class RelayGate:
         self._generation += 1
         self._ledger.limits = state.settings.limits
         self._rates.configure(state.settings.limits)
-        ended = self._recheck() if state.settings.recheck_tunnels else 0
+        ended = 0
+        if state.settings.recheck_tunnels:
+            ended = self._recheck()
+            self._filters.replace(state.policy, self._clock.wall_s())
         self._audit.write(self._operator_record("reload", policy=state.policy.digest, ended=ended))
         return ended
 
@@ -286,6 +299,15 @@ class RelayGate:
                 address = host if address is None else address
             else:
                 name = normalize_name(host)
+        network: IPNetwork | None = None
+        if request.ip_scope is not None:
+            scope = request.ip_scope.target
+            if isinstance(scope, str):
+                name = normalize_name(scope)
+            else:
+                network = scope
+            if address is not None and not port:
+                network, address, port = ip_network(address), None, None
         return self._state.policy.decide(
             Query(
                 subject=principal.subject,
@@ -293,6 +315,7 @@ class RelayGate:
                 method=request.method,
                 name=name,
                 address=None if address is None else unwrap(address),
+                network=network if address is None else None,
                 port=port,
                 source=request.source.address,
                 now_s=self._clock.wall_s(),
@@ -303,7 +326,9 @@ class RelayGate:
         if lease.ended is not None or lease.released:
             return Denial(reason=DenyReason.REVOKED, detail="the lease is over", rule=lease.rule)
         decision = self._decide(lease.request, lease.principal, address=address, port=port)
-        if decision.outcome is not Outcome.ALLOW or decision.rule is None:
+        # A scope is never allowed as a whole: what may pass is for the packet filter to say.
+        is_scope = lease.request.ip_scope is not None and decision.outcome is Outcome.PENDING
+        if decision.rule is None or not (is_scope or decision.outcome is Outcome.ALLOW):
             return _denial(decision)
         if lease.request.target is None:
             # Many addresses share such a lease: each is checked, none changes its rule.
@@ -366,6 +391,7 @@ class RelayGate:
 
     def _released(self, end: LeaseEnd) -> None:
         lease, request = end.lease, end.lease.request
+        self._filters.forget(lease.lease_id)
         self.tunnel_ends[request.transport.value, end.reason.value] += 1
         self._audit.write(
             {
@@ -451,7 +477,7 @@ def _request_fields(request: RelayRequest) -> dict[str, object]:
         "request_id": request.request_id,
         "transport": request.transport.value,
         "method": request.method.value,
-        "target": None if request.target is None else str(request.target),
+        "target": describe_target(request) or None,
         "source": str(request.source),
     }
 

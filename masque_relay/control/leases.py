@@ -358,7 +358,7 @@ def _snapshot(lease: RelayLease, now_s: float) -> TunnelSnapshot:
         rule=lease.rule,
         method=request.method.value,
         transport=request.transport.value,
-        target="" if request.target is None else str(request.target),
+        target=describe_target(request),
         source=str(request.source),
         age_s=round(max(0.0, now_s - lease.opened_s), 3),
         uplink_datagrams=lease.uplink.datagram_count,
@@ -367,3 +367,9 @@ def _snapshot(lease: RelayLease, now_s: float) -> TunnelSnapshot:
         downlink_bytes=lease.downlink.byte_count,
         dropped_datagrams=lease.uplink.dropped_count + lease.downlink.dropped_count,
     )
+
+
+def describe_target(request: RelayRequest) -> str:
+    """Return what a request is for, as records and the admin API name it; empty for no target."""
+    asked = request.target if request.target is not None else request.ip_scope
+    return "" if asked is None else str(asked)

@@ -8,6 +8,7 @@ from typing import Any
 
 from masque_relay.contract.address import Endpoint, IPAddress
 from masque_relay.contract.flow import ByteSink, DatagramSink, FlowError
+from masque_relay.contract.ip import PacketFilter
 from masque_relay.contract.lease import Lease, TunnelLimits
 from masque_relay.contract.request import RelayRequest
 from masque_relay.contract.verdict import Denial, EndReason
@@ -240,6 +241,9 @@ class FakeGate:
     def admit_address(self, lease: Lease, address: IPAddress, port: int) -> Denial | None:
         self.addresses.append((address, port))
         return self.prohibited.get(address)
+
+    def packet_filter(self, lease: Lease) -> PacketFilter:
+        raise NotImplementedError("CONNECT-IP is tested with a real gate")
 
 
 class FakeFlow:

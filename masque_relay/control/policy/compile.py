@@ -13,6 +13,7 @@ from masque_relay.contract.request import Method
 from masque_relay.contract.verdict import DenyReason
 from masque_relay.control.policy.addresses import protected_kind, unwrap
 from masque_relay.control.policy.document import PolicyDocument
+from masque_relay.control.policy.packets import PacketTable
 from masque_relay.control.policy.rules import (
     GROUP_PREFIX,
     Decision,
@@ -25,7 +26,9 @@ from masque_relay.control.policy.rules import (
     faces,
     glob_to_regex,
 )
+from masque_relay.control.policy.scope import Reach, reach_of
 
+MAX_REMEMBERED_TABLES = 256  # packet filters by rules and name; forgotten all at once when full
 MAX_REMEMBERED_IDENTITIES = 8192  # masks by identity and method; forgotten all at once when full
 
 
@@ -138,6 +141,7 @@ class CompiledPolicy:
         """The beginning of the file's SHA-256: which policy decided, in the audit trail."""
         self._subjects = _Subjects(document.rules, document.groups)
         self._identities: dict[tuple[str, tuple[str, ...], Method], int] = {}
+        self._packet_tables: dict[tuple[int, str | None], PacketTable] = {}
         self._methods = dict.fromkeys(Method, 0)
         self._allow = 0
         self._conditional = 0
@@ -158,11 +162,31 @@ class CompiledPolicy:
         if query.targetless:
             perhaps = self._has_address_pattern
             return self._decide_without_address(query, self._targetless, perhaps, mask)
+        if query.is_scope:
+            return self._decide_scope(query, mask)
         port = query.port or 0
         if query.address is None:
             certain, perhaps = self._name_mask(query.name, port), self._has_network.find(port)
             return self._decide_without_address(query, certain, perhaps, mask)
         return self._decide_by_address(query, mask, port, unwrap(query.address))
+
+    def packet_table(self, query: Query) -> PacketTable:
+        """Return the packet filter for the identity, name, source and moment of a query."""
+        rules = list(self._in_order(self._applicable(query), query))
+        mask = sum(bit for _, bit in rules)
+        key = (mask, query.name)
+        table = self._packet_tables.get(key)
+        if table is None:
+            if len(self._packet_tables) >= MAX_REMEMBERED_TABLES:
+                self._packet_tables.clear()
+            table = PacketTable(
+                [rule for rule, _ in rules],
+                lambda address, port: (
+                    self._decide_by_address(query, mask, port, address).outcome is Outcome.ALLOW
+                ),
+            )
+            self._packet_tables[key] = table
+        return table
 
     def _add(self, rule: Rule, bit: int) -> None:
         if rule.allow and rule.peers:
@@ -254,6 +278,22 @@ class CompiledPolicy:
             return refused(None)
         return Decision(outcome=Outcome.PENDING, rule=candidate)
 
+    def _decide_scope(self, query: Query, applicable: int) -> Decision:
+        """Decide whether anything in a scope could be allowed; each packet is decided later."""
+        candidate: Rule | None = None
+        blocked: Rule | None = None
+        for rule, _ in self._in_order(applicable, query):
+            match reach_of(rule, query):
+                case Reach.ALL:
+                    return settle_scope(query, candidate, blocked, rule)
+                case Reach.SOME:
+                    candidate = candidate or (rule if rule.allow else None)
+                case Reach.BLOCKED:
+                    blocked = blocked or rule
+                case Reach.NONE:
+                    pass
+        return settle_scope(query, candidate, blocked, None)
+
     def _name_mask(self, name: str | None, port: int) -> int:
         """Return the rules with a target that matches whatever the address is."""
         mask = self._by_any_host.find(port)
@@ -299,6 +339,24 @@ def refused(rule: Rule | None) -> Decision:
     """Return the refusal by a deny rule, or by the default if no rule matched."""
     detail = "no rule allows it" if rule is None else f"rule {rule.name!r} denies it"
     return Decision(outcome=Outcome.DENY, rule=rule, reason=DenyReason.POLICY, detail=detail)
+
+
+def settle_scope(
+    query: Query, candidate: Rule | None, blocked: Rule | None, refusing: Rule | None
+) -> Decision:
+    """Return the answer about a scope.
+
+    Args:
+        query: the question.
+        candidate: the first rule that may allow a part of it.
+        blocked: the first rule that would, but does not name the protected range.
+        refusing: the deny rule behind which no other counts, if any.
+    """
+    if candidate is not None:
+        return Decision(outcome=Outcome.PENDING, rule=candidate)
+    if blocked is not None and query.network is not None:
+        return prohibited(blocked, protected_kind(query.network.network_address) or "")
+    return refused(refusing)
 
 
 def prohibited(rule: Rule, kind: str) -> Decision:

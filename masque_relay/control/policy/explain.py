@@ -15,6 +15,7 @@ from masque_relay.control.policy.compile import (
     conditions_hold,
     prohibited,
     refused,
+    settle_scope,
 )
 from masque_relay.control.policy.rules import (
     GROUP_PREFIX,
@@ -29,6 +30,7 @@ from masque_relay.control.policy.rules import (
     format_instant,
     glob_to_regex,
 )
+from masque_relay.control.policy.scope import Reach, reach_of
 
 
 class Match(Enum):
@@ -95,6 +97,8 @@ def _settle(
         if uncertain:
             return Decision(outcome=Outcome.PENDING, rule=candidate or rule)
         return Decision(outcome=Outcome.ALLOW, rule=rule)
+    if query.is_scope:
+        return settle_scope(query, candidate, blocked, rule)
     if candidate is not None:
         return Decision(outcome=Outcome.PENDING, rule=candidate)
     if blocked is not None and query.address is not None:
@@ -138,6 +142,8 @@ def _failed_condition(rule: Rule, query: Query) -> str:
 def _match_targets(rule: Rule, query: Query) -> tuple[Match, str]:
     if query.targetless:
         return _match_targetless(rule)
+    if query.is_scope:
+        return _match_scope(rule, query)
     port = query.port or 0
     best, why = Match.NO, f"targets: {_describe(query)} is not among {_list(_texts(rule))}"
     for pattern in rule.targets:
@@ -169,6 +175,19 @@ def _match_pattern(rule: Rule, pattern: TargetPattern, query: Query) -> Match:
     ):
         return Match.YES
     return Match.BLOCKED
+
+
+def _match_scope(rule: Rule, query: Query) -> tuple[Match, str]:
+    scope = query.name or str(query.network)
+    match reach_of(rule, query):
+        case Reach.ALL:
+            return Match.YES, f"targets: they take in all of {scope}"
+        case Reach.SOME:
+            return Match.PERHAPS, "targets: each packet is decided on its own"
+        case Reach.BLOCKED:
+            return Match.BLOCKED, f"targets: none names the protected range of {scope}"
+        case Reach.NONE:
+            return Match.NO, f"targets: nothing in {scope} is among {_list(_texts(rule))}"
 
 
 def _match_targetless(rule: Rule) -> tuple[Match, str]:

@@ -245,6 +245,9 @@ class Query:
     """Lower case, without a trailing dot; None for a literal address."""
     address: IPAddress | None = None
     """Literal or resolved; None if the name is not resolved yet."""
+    network: IPNetwork | None = None
+    """The prefix that a CONNECT-IP request is limited to, without a port; a single address is a /32
+    or /128. With a name: an address that the name resolves to."""
     port: int | None = None
     """None (with name and address) where the method has no single target."""
     source: IPAddress | None = None
@@ -255,7 +258,12 @@ class Query:
     @property
     def targetless(self) -> bool:
         """Whether nothing is known of the target because the method has no single one."""
-        return self.name is None and self.address is None
+        return self.name is None and self.address is None and self.network is None
+
+    @property
+    def is_scope(self) -> bool:
+        """Whether the question is about a range of targets: a prefix, or a name at any port."""
+        return self.port is None and self.address is None and not self.targetless
 
 
 class Outcome(Enum):
