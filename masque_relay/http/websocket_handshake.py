@@ -5,7 +5,6 @@ import binascii
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from wsproto.extensions import PerMessageDeflate
 from wsproto.utilities import generate_accept_token
@@ -125,13 +124,10 @@ def _origin_is_allowed(head: RequestHead, allowed: Collection[str]) -> bool:
     origins = _values(head, b"origin")
     if not origins or "*" in allowed:
         return True
-    if len(origins) > 1:
-        return False
-    origin = origins[0]
-    if origin in allowed:
-        return True
     own = f"https://{head.authority}".lower().removesuffix(":443")
-    return urlsplit(origin).scheme == "https" and origin.lower().removesuffix(":443") == own
+    return len(origins) == 1 and (
+        origins[0] in allowed or origins[0].lower().removesuffix(":443") == own
+    )
 
 
 def _accept_token(head: RequestHead) -> bytes:

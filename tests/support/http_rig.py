@@ -127,7 +127,7 @@ class ScriptedApp:
         self.calls: list[AppCall] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             raise NotImplementedError
         call = AppCall(scope, receive, send)
         self.calls.append(call)

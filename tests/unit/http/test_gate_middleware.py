@@ -37,7 +37,7 @@ class Endpoint:
 class Behind:
     """A middleware with its gate and endpoint."""
 
-    def __init__(self) -> None:
+    def __init__(self, **more: Any) -> None:
         self.gate = FakeGate()
         self.endpoint = Endpoint()
         self.middleware = GateMiddleware(
@@ -45,6 +45,7 @@ class Behind:
             gate=self.gate,
             read_asked=asks_for_target(Method.CONNECT_UDP),
             proxy_name="ghostwire",
+            **more,
         )
         self.sent: list[Message] = []
 
@@ -179,3 +180,72 @@ async def test_server_without_state_or_client_is_served_too() -> None:
     (request,) = behind.gate.requests
     assert len(request.request_id) == 16
     assert str(request.source) == "0.0.0.0:0"
+
+
+class TestWebSocket:
+    """A WebSocket is admitted before it is accepted."""
+
+    @staticmethod
+    def behind() -> Behind:
+        return Behind(scope_type="websocket", transport=Transport.WEBSOCKET)
+
+    @pytest.mark.parametrize("kind", ["http", "lifespan", "webtransport"])
+    async def test_another_scope_type_is_refused(self, kind: str) -> None:
+        behind = self.behind()
+
+        with pytest.raises(RuntimeError, match=kind):
+            await behind.call(type=kind)
+        assert not behind.endpoint.scopes
+
+    async def test_it_counts_as_the_transport_that_the_route_says(self) -> None:
+        behind = self.behind()
+        await behind.call(type="websocket")
+
+        assert behind.gate.requests[0].transport is Transport.WEBSOCKET
+
+    async def test_a_denial_is_an_ordinary_response(self) -> None:
+        behind = self.behind()
+        behind.gate.denial = Denial(reason=DenyReason.CREDENTIAL_MISSING, detail="secret")
+        await behind.call(type="websocket", extensions={"websocket.http.response": {}})
+
+        start, body = behind.sent
+        assert start["type"] == "websocket.http.response.start"
+        assert start["status"] == 401
+        assert dict(start["headers"])[b"www-authenticate"].startswith(b"B")
+        assert body["type"] == "websocket.http.response.body"
+        assert not behind.endpoint.scopes
+        assert "secret" not in repr(behind.sent)
+
+    async def test_a_server_that_cannot_say_more_closes(self) -> None:
+        behind = self.behind()
+        behind.gate.denial = Denial(reason=DenyReason.POLICY, detail="")
+        await behind.call(type="websocket")
+
+        assert behind.sent == [{"type": "websocket.close"}]
+
+    @pytest.mark.parametrize(
+        ("reason", "code"),
+        [(EndReason.REVOKED, 1008), (EndReason.LIFETIME, 1008), (EndReason.DRAINED, 1001)],
+    )
+    async def test_the_end_of_the_lease_closes_it(self, reason: EndReason, code: int) -> None:
+        behind, ends = self.behind(), []
+
+        async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+            behind.gate.leases[0].end(reason)
+
+        behind.middleware.app = endpoint
+        end = lambda code, reason: ends.append((code, reason))  # noqa: E731
+        await behind.call(type="websocket", extensions={"websocket.end": end})
+
+        assert ends == [(code, str(reason))]
+
+    async def test_an_endpoint_that_knows_no_admission_ended_as_its_client_did(self) -> None:
+        behind = self.behind()
+
+        async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+            return
+
+        behind.middleware.app = endpoint
+        await behind.call(type="websocket")
+
+        assert behind.gate.leases[0].released == [(EndReason.PEER_CLOSED, "")]
