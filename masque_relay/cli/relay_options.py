@@ -15,6 +15,7 @@ from masque_relay.client import (
     ClientError,
     ClientLimits,
     Credential,
+    HttpChoice,
     MutualTls,
     RelayAddress,
     RelayOptions,
@@ -43,6 +44,7 @@ def relay_options(command: Callable[..., object]) -> Callable[..., object]:
         basic_file: Path | None,
         client_cert: Path | None,
         client_key: Path | None,
+        http: str,
         connect_timeout_s: float,
         open_timeout_s: float,
         **others: object,
@@ -53,7 +55,9 @@ def relay_options(command: Callable[..., object]) -> Callable[..., object]:
             address = RelayAddress.parse(relay_url, template=template)
         except ClientError as error:
             fail_with(error)
-        options = RelayOptions(ca_file=ca_file, credential=credential, limits=limits)
+        options = RelayOptions(
+            ca_file=ca_file, credential=credential, http=HttpChoice(http), limits=limits
+        )
         return command(chosen=RelayChoice(address=address, options=options), **others)
 
     options = (
@@ -66,6 +70,13 @@ def relay_options(command: Callable[..., object]) -> Callable[..., object]:
         click.option("--basic-file", type=_FILE, help="A file with user:password."),
         click.option("--client-cert", type=_FILE, help="Our certificate (PEM), with --client-key."),
         click.option("--client-key", type=_FILE, help="Its private key (PEM)."),
+        click.option(
+            "--http",
+            type=click.Choice([choice.value for choice in HttpChoice]),
+            default=HttpChoice.AUTO.value,
+            show_default=True,
+            help="HTTP version towards the relay; auto: 3, and where UDP is blocked 2 or 1.1.",
+        ),
         click.option(
             "--connect-timeout",
             "connect_timeout_s",

@@ -1,6 +1,7 @@
 """The client: tunnels through a relay, as a Python API, as local port forwards and as a proxy."""
 
 from masque_relay.client.address import ForwardSpec, RelayAddress, make_target, parse_target
+from masque_relay.client.bound_udp import BoundUdp, open_bound_udp
 from masque_relay.client.connection import RelayConnection
 from masque_relay.client.credentials import Basic, Bearer, Credential, MutualTls
 from masque_relay.client.errors import (
@@ -19,6 +20,7 @@ from masque_relay.client.errors import (
 )
 from masque_relay.client.exchange import Response
 from masque_relay.client.forward import UdpForward
+from masque_relay.client.http_version import HttpChoice
 from masque_relay.client.limits import (
     ClientLimits,
     ForwardLimits,
@@ -27,16 +29,18 @@ from masque_relay.client.limits import (
 )
 from masque_relay.client.link import RelayLink
 from masque_relay.client.proxy import LocalProxy
-from masque_relay.client.relay import RelayClient, RelayOptions
+from masque_relay.client.relay import RelayClient
 from masque_relay.client.split import SplitRule, SplitRules, Way
 from masque_relay.client.tcp_tunnel import TcpTunnel
 from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream, TunnelUser
 from masque_relay.client.udp_tunnel import UdpTunnel
+from masque_relay.client.uplink import RelayOptions
 
 __all__ = [
     "AddressError",
     "Basic",
     "Bearer",
+    "BoundUdp",
     "ClientError",
     "ClientLimits",
     "ConnectionLost",
@@ -44,6 +48,7 @@ __all__ = [
     "CredentialError",
     "ForwardLimits",
     "ForwardSpec",
+    "HttpChoice",
     "ListenFailed",
     "LocalProxy",
     "MutualTls",
@@ -72,5 +77,6 @@ __all__ = [
     "UdpTunnel",
     "Way",
     "make_target",
+    "open_bound_udp",
     "parse_target",
 ]

@@ -79,6 +79,11 @@ class RelayAddress:
         variables = {"target_host": str(target.host), "target_port": str(target.port)}
         return _template(self.template).expand_path(variables)
 
+    @property
+    def bind_path(self) -> str:
+        """``:path`` for bound UDP: no target (connect-udp-listen section 2), percent-encoded."""
+        return _template(self.template).expand_path({"target_host": "*", "target_port": "*"})
+
     def __str__(self) -> str:
         """Return the relay's URL without the template."""
         host = f"[{self.host}]" if ":" in self.host else self.host

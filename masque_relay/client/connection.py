@@ -92,6 +92,16 @@ class RelayConnection:
         return len(self._handlers)
 
     @property
+    def has_room(self) -> bool:
+        """Whether one more request may be opened."""
+        return (
+            self._transport is not None
+            and self._lost is None
+            and not self.is_leaving
+            and self.stream_count < min(self._limits.tunnels, self._transport.request_limit)
+        )
+
+    @property
     def http_version(self) -> str:
         """``"3"``, ``"2"`` or ``"1.1"``; empty before there is a transport."""
         return "" if self._transport is None else self._transport.http_version

@@ -29,9 +29,10 @@ from masque_relay.client.forward import UdpForward
 from masque_relay.client.h3 import h3_application
 from masque_relay.client.limits import ClientLimits
 from masque_relay.client.link import RelayLink
-from masque_relay.client.relay import RelayClient, RelayOptions
+from masque_relay.client.relay import RelayClient
 from masque_relay.client.settle import settled_payload_bytes
 from masque_relay.client.sockets import bind_client_udp
+from masque_relay.client.uplink import RelayOptions
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.counters import QuicCounters
 from masque_relay.quic.endpoint import QuicEndpoint

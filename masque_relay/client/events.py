@@ -54,7 +54,33 @@ class TunnelDenied:
     retry_in_s: float
 
 
-ClientEvent = RelayConnected | RelayAway | PayloadSizeChanged | OversizeDropped | TunnelDenied
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortBound:
+    """The relay has bound a public port; peers reach the local program there from now on."""
+
+    target: Endpoint
+    """The local program."""
+    public: tuple[Endpoint, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortLost:
+    """The public port is gone; another one will be asked for."""
+
+    target: Endpoint
+    error: ClientError
+    retry_in_s: float
+
+
+ClientEvent = (
+    RelayConnected
+    | RelayAway
+    | PayloadSizeChanged
+    | OversizeDropped
+    | TunnelDenied
+    | PortBound
+    | PortLost
+)
 
 OnEvent = Callable[[ClientEvent], None]
 

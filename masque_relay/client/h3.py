@@ -9,6 +9,7 @@ class H3ClientTransport(H3Session):
     """One HTTP/3 connection to a relay; an HttpTransport."""
 
     http_version = "3"
+    request_limit = 1 << 60  # RFC 9000 section 4.6; what the relay grants now, QUIC keeps to
 
     async def prepare(self) -> None:
         """Return at once: QUIC itself holds a request back until the relay grants a stream."""

@@ -19,6 +19,11 @@ class HttpTransport(Protocol):
         ...
 
     @property
+    def request_limit(self) -> int:
+        """How many requests may be open at once."""
+        ...
+
+    @property
     def datagrams_negotiated(self) -> bool:
         """HTTP Datagrams go as QUIC datagrams; otherwise as capsules on their stream."""
         ...

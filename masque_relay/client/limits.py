@@ -41,6 +41,28 @@ class ClientLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TcpWayLimits:
+    """HTTP/2 and HTTP/1.1 to a relay, over TLS."""
+
+    head_start_s: float = 0.5
+    """How long HTTP/3 is tried alone before TCP is tried beside it. A handshake over QUIC takes one
+    round trip, over TLS two: whoever loses this race in spite of its head start is blocked."""
+    head_bytes: int = 65_536
+    """A response head, decoded; announced as SETTINGS_MAX_HEADER_LIST_SIZE."""
+    stream_window_bytes: int = 1_048_576
+    """Unread bytes per tunnel: 80 Mbit/s at 100 ms."""
+    connection_window_bytes: int = 8_388_608
+    """HTTP/2 bytes in flight per connection; opened again as they arrive, so that a tunnel that
+    nobody reads stalls itself alone."""
+    control_frames_per_s: float = 200.0
+    """PING, SETTINGS, RST_STREAM and such; a relay that floods us loses the connection."""
+    control_frames_burst_count: int = 1_000
+    """A relay that ends all its tunnels at once must pass."""
+    sockets: int = 100
+    """Tunnels over HTTP/1.1 at once: each has a TCP connection of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReconnectLimits:
     """How a lost relay is tried again."""
 
@@ -112,3 +134,23 @@ class ProxyLimits:
     """Read from an association per turn of the loop."""
     sweep_interval_s: float = 1.0
     """How often idleness is looked at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BoundForwardLimits:
+    """A public port that leads to a local program."""
+
+    peers: int = 256
+    """Remote peers with a local socket each, so that the program tells them apart by their port;
+    the longest idle one makes room for a new one."""
+    idle_timeout_s: float = 120.0
+    """A remote peer without traffic either way loses its local port (RFC 4787 section 4.3). A
+    WireGuard peer's keep-alive every 25 s holds it."""
+    receive_batch_datagrams: int = 64
+    """Read from one local socket per turn of the loop."""
+    sweep_interval_s: float = 1.0
+    """How often idleness is looked at."""
+    retry_delay_s: float = 1.0
+    """A port that was lost, or refused after it had been had, is asked for again after so long,
+    doubling up to the longest one."""
+    longest_retry_delay_s: float = 60.0

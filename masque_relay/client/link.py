@@ -12,10 +12,11 @@ from masque_relay.client.connection import RelayConnection
 from masque_relay.client.errors import ClientError, ConnectionLost, RelayLeaving
 from masque_relay.client.events import OnEvent, RelayAway, RelayConnected, ignore_event
 from masque_relay.client.limits import ClientLimits, ReconnectLimits
-from masque_relay.client.relay import RelayClient, RelayOptions
+from masque_relay.client.relay import RelayClient
 from masque_relay.client.tcp_tunnel import TcpTunnel
 from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream, TunnelUser
 from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
+from masque_relay.client.uplink import RelayOptions
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.ports import Clock
 
@@ -222,16 +223,8 @@ class RelayLink:
             raise ConnectionLost("there is no connection to the relay now") from None
         return relay
 
-    def _takes_tunnels(self, relay: LinkedRelay) -> bool:
-        connection = relay.connection
-        return (
-            connection.lost is None
-            and not connection.is_leaving
-            and connection.stream_count < self._limits.tunnels
-        )
-
     def _roomiest(self) -> LinkedRelay | None:
-        return next((relay for relay in self._relays if self._takes_tunnels(relay)), None)
+        return next((relay for relay in self._relays if relay.connection.has_room), None)
 
     def _wants_another(self) -> bool:
         usable = [relay for relay in self._relays if not relay.connection.is_leaving]

@@ -3,52 +3,31 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from masque_relay.client.address import RelayAddress, make_target
 from masque_relay.client.clock import SystemClock
 from masque_relay.client.connection import RelayConnection
-from masque_relay.client.credentials import Credential, MutualTls, authorization_of
-from masque_relay.client.dial import connect_any
-from masque_relay.client.errors import ConnectionLost, CredentialError
+from masque_relay.client.credentials import authorization_of
+from masque_relay.client.errors import ConnectionLost
 from masque_relay.client.exchange import Response
-from masque_relay.client.h3 import h3_application
-from masque_relay.client.limits import ClientLimits
 from masque_relay.client.liveness import Liveness, Pulse
+from masque_relay.client.race import open_uplink
 from masque_relay.client.sockets import bind_client_udp
 from masque_relay.client.tcp_tunnel import TcpTunnel
 from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream, TunnelUser
 from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
+from masque_relay.client.uplink import RelayOptions, Uplink, UplinkParts
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.counters import QuicCounters
 from masque_relay.contract.ports import Clock, DatagramSocketFactory
-from masque_relay.quic.endpoint import QuicEndpoint
-from masque_relay.quic.limits import QuicLimits
-from masque_relay.quic.settings import ClientTls, EndpointSettings
-from masque_relay.quic.tls import CertificateIdentity
 
 CHECK_INTERVAL_S = 1.0  # how often the liveness of a connection is looked at
 
-CLIENT_QUIC_LIMITS = QuicLimits(idle_timeout_s=60.0)
-"""Keep-alives come every 10 s, so that a minute of silence means that nobody is there."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RelayOptions:
-    """Everything about how to reach a relay but its address."""
-
-    ca_file: Path | None = None
-    """PEM; trust these and nothing else. None: the bundled public roots."""
-    credential: Credential | None = None
-    limits: ClientLimits = field(default_factory=ClientLimits)
-    quic_limits: QuicLimits = CLIENT_QUIC_LIMITS
-
 
 class RelayClient:
-    """One HTTP/3 connection to a relay, and tunnels on it; an async context manager.
+    """One connection to a relay, and tunnels on it; an async context manager.
 
         async with RelayClient(RelayAddress.parse("https://relay.example"), options) as relay:
             async with relay.open_udp("example.org", 443) as tunnel:
@@ -65,7 +44,7 @@ class RelayClient:
 
     Attributes:
         address: as given.
-        counters: of the QUIC connection.
+        counters: of the QUIC connection, where there is one.
     """
 
     def __init__(
@@ -82,9 +61,7 @@ class RelayClient:
         self._limits = self._options.limits
         self._socket_factory = socket_factory or bind_client_udp
         self._clock = clock or SystemClock()
-        self._endpoint: QuicEndpoint | None = None
-        self._connection: RelayConnection | None = None
-        self._peer: Endpoint | None = None
+        self._uplink: Uplink | None = None
         self._authorization: bytes | None = None
         self._liveness: Liveness | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -115,51 +92,34 @@ class RelayClient:
             RelayTimeout: no SETTINGS, or no name resolution, in time.
             RelayIncapable: it is no relay.
         """
-        options = self._options
-        self._authorization = authorization_of(options.credential)
-        tls = ClientTls(
-            ca_pem=_read_ca(options.ca_file), identity=_read_identity(options.credential)
-        )
-        connection = RelayConnection(self._limits)
-        self._endpoint = QuicEndpoint(
-            EndpointSettings(limits=options.quic_limits),
-            socket_factory=self._socket_factory,
-            clock=self._clock,
-            counters=self.counters,
-        )
-        try:
-            self._peer = await connect_any(
-                self._endpoint,
-                self.address,
-                application=h3_application(connection),
-                tls=tls,
-                limits=self._limits,
+        self._authorization = authorization_of(self._options.credential)
+        self._uplink = await open_uplink(
+            UplinkParts(
+                address=self.address,
+                options=self._options,
+                counters=self.counters,
+                socket_factory=self._socket_factory,
                 clock=self._clock,
             )
-            await connection.wait_ready()
-        except BaseException:
-            connection.close()
-            await self._endpoint.close()
-            raise
-        self._connection = connection
+        )
         self._liveness = Liveness(self._limits, self._clock.monotonic_s())
         self._schedule_check()
 
     @property
     def connection(self) -> RelayConnection:
-        """The HTTP/3 connection, to drive many tunnels at once.
+        """The HTTP connection, to drive many tunnels at once.
 
         Raises:
             ConnectionLost: :meth:`connect` has not been called.
         """
-        if self._connection is None:
+        if self._uplink is None:
             raise ConnectionLost("not connected", hint="await connect(), or use `async with`")
-        return self._connection
+        return self._uplink.connection
 
     @property
     def peer(self) -> Endpoint | None:
         """The relay's address that answered; None before :meth:`connect`."""
-        return self._peer
+        return None if self._uplink is None else self._uplink.peer
 
     async def start_udp(
         self,
@@ -229,22 +189,20 @@ class RelayClient:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._connection is not None:
-            self._connection.close()
-        if self._endpoint is not None:
-            await self._endpoint.close()
+        if self._uplink is not None:
+            await self._uplink.close()
 
     def _schedule_check(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(CHECK_INTERVAL_S, self._check)
 
     def _check(self) -> None:
-        connection, liveness = self._connection, self._liveness
-        if connection is None or liveness is None or connection.lost is not None:
+        uplink, liveness = self._uplink, self._liveness
+        if uplink is None or liveness is None or uplink.connection.lost is not None:
             return
+        connection = uplink.connection
+        sent_count, received_count = uplink.activity()
         pulse = liveness.check(
-            self._clock.monotonic_s(),
-            sent_count=self.counters.datagrams_sent,
-            received_count=self.counters.datagrams_received,
+            self._clock.monotonic_s(), sent_count=sent_count, received_count=received_count
         )
         if pulse is Pulse.GONE:
             connection.close(
@@ -257,37 +215,3 @@ class RelayClient:
         if pulse is Pulse.PING:
             connection.ping()
         self._schedule_check()
-
-
-def _read_ca(ca_file: Path | None) -> bytes | None:
-    if ca_file is None:
-        return None
-    try:
-        ca_pem = ca_file.read_bytes()
-    except OSError as error:
-        raise CredentialError(
-            f"cannot read the CA file {ca_file}: {error.strerror}",
-            hint="`ghostctl relay run --dev --state-dir DIR` writes DIR/ca.pem",
-        ) from error
-    if b"-----BEGIN CERTIFICATE-----" not in ca_pem:
-        raise CredentialError(
-            f"the CA file {ca_file} holds no PEM certificate",
-            hint="name the file that begins with -----BEGIN CERTIFICATE-----, not a key or a token",
-        )
-    return ca_pem
-
-
-def _read_identity(credential: Credential | None) -> CertificateIdentity | None:
-    if not isinstance(credential, MutualTls):
-        return None
-    try:
-        return CertificateIdentity.from_pem(
-            credential.certificate_file.read_bytes(), credential.key_file.read_bytes()
-        )
-    except OSError as error:
-        raise CredentialError(f"cannot read {error.filename}: {error.strerror}") from error
-    except ValueError as error:
-        raise CredentialError(
-            f"client certificate {credential.certificate_file}: {error}",
-            hint="both files must be PEM, the key without a passphrase and of this certificate",
-        ) from error

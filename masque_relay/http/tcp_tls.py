@@ -8,7 +8,7 @@ from typing import Any
 
 ALPN_H2 = "h2"
 ALPN_H1 = "http/1.1"
-_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # RFC 9113 section 9.2.2 forbids all others for TLS 1.2
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # RFC 9113 section 9.2.2 forbids all others for TLS 1.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +91,7 @@ def _context(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslobject_class = ServerTls
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(_CIPHERS)
+    context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols([ALPN_H2, ALPN_H1])
     context.load_cert_chain(identity.certificate_file, identity.key_file)

@@ -77,7 +77,7 @@ def test_status_of_a_request_is_shown_to_us() -> None:
 
 
 def test_decoder_keeps_bytes_and_sensitivity() -> None:
-    (line,) = HidingDecoder().decode(Encoder().encode([(b"x", b"\xff", True)]))
+    (line,) = HidingDecoder(()).decode(Encoder().encode([(b"x", b"\xff", True)]))
 
     assert (line[0], line[1]) == (b"x", b"\xff")
     assert not line.indexable
