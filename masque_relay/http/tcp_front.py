@@ -4,6 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections import Counter
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from types import TracebackType
 from typing import Self
@@ -98,19 +99,27 @@ class TcpFront:
         else:
             await self._group.__aexit__(None, None, None)
 
-    def listen(self, address: Endpoint, *, h3_port: int | None = None) -> Endpoint:
+    def listen(
+        self,
+        address: Endpoint,
+        *,
+        h3_port: int | None = None,
+        open_socket: Callable[[Endpoint], socket.socket] | None = None,
+    ) -> Endpoint:
         """Take connections; return the address with the real port.
 
         Args:
             address: port 0 lets the kernel choose.
             h3_port: where clients find HTTP/3 on the same host (Alt-Svc, RFC 7838).
+            open_socket: gives a socket like :func:`open_listener`, which other processes may
+                accept from too; ours is closed, the others' is not.
 
         Raises:
             OSError: the address can't be used.
         """
         if h3_port is not None:
             self._alt_svc = b'h3=":%d"; ma=86400' % h3_port
-        self._listener = _open_listener(address)
+        self._listener = (open_socket or open_listener)(address)
         loop = asyncio.get_running_loop()
         loop.add_reader(self._listener.fileno(), self._accept)
         self._sweep_timer = loop.call_later(SWEEP_S, self._sweep)
@@ -266,7 +275,12 @@ class TcpFront:
         self._counters.deadlines_passed += 1
 
 
-def _open_listener(address: Endpoint) -> socket.socket:
+def open_listener(address: Endpoint) -> socket.socket:
+    """Return a listening, non-blocking TCP socket; port 0 lets the kernel choose.
+
+    Raises:
+        OSError: the address can't be used.
+    """
     is_ipv6 = address.address.version == 6
     listener = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_STREAM)
     try:

@@ -24,7 +24,6 @@ from masque_relay.contract.flow import FlowError
 from masque_relay.contract.ports import Clock
 from masque_relay.control.audit import AuditWriter, open_audit_trail
 from masque_relay.control.gate import RelayGate, build_gate
-from masque_relay.dataplane.batch_io import socket_factory
 from masque_relay.dataplane.inproc import InprocDataplane
 from masque_relay.dataplane.udp_bind import BindSettings
 from masque_relay.http.connect_tcp import ConnectTcpServices, connect_tcp_kinds
@@ -40,6 +39,7 @@ from masque_relay.quic.h3_adapter import H3Session
 from masque_relay.quic.settings import EndpointSettings
 from masque_relay.quic.tls import CertificateStore
 from masque_relay.server.material import Material
+from masque_relay.server.surroundings import Listeners, Surroundings, WorkerShare
 from masque_relay.wire.connect_tcp import DataCapsuleTypes
 
 H3_ALPN = "h3"
@@ -78,11 +78,17 @@ class Parts:
     tcp_front: TcpFront | None
     https_address: Endpoint | None
     """With the real port; None where there is no HTTP/2 and HTTP/1.1."""
-    admin: AdminListener
+    admin: AdminListener | None
+    """None in a worker: its supervisor has it."""
 
 
 async def open_parts(
-    stack: AsyncExitStack, config: RelayConfig, material: Material, *, clock: Clock
+    stack: AsyncExitStack,
+    config: RelayConfig,
+    material: Material,
+    *,
+    clock: Clock,
+    surroundings: Surroundings,
 ) -> Parts:
     """Build, wire and bind everything; the stack closes it in the opposite order.
 
@@ -90,11 +96,22 @@ async def open_parts(
         ConfigError: a file or an address can't be used.
     """
     counters = Counters()
-    admin = _bind_admin(config)
-    stack.callback(admin.close)
-    audit = open_audit_trail(config.audit)
+    share, listeners = surroundings.share, surroundings.listeners
+    admin: AdminListener | None = None
+    if share is None:
+        admin = bind_admin(config)
+        stack.callback(admin.close)
+        audit = open_audit_trail(config.audit)
+    else:
+        audit = AuditWriter(share.audit, queue_records=config.audit.queue_records)
     stack.callback(audit.close)
-    gate = build_gate(config.gate, clock=clock, audit=audit)
+    gate = build_gate(
+        config.gate,
+        clock=clock,
+        audit=audit,
+        book=None if share is None else share.book,
+        revocations=None if share is None else share.revocations,
+    )
     stack.callback(gate.close)
     dataplane = _open_dataplane(config, counters)
     stack.push_async_callback(dataplane.close)
@@ -117,8 +134,10 @@ async def open_parts(
     )
     applications = {H3_ALPN: front_end.application_factory}
     endpoint = QuicEndpoint(
-        endpoint_settings(config, material, certificates, applications=applications),
-        socket_factory=socket_factory(config.listen.socket, counters.flow),
+        endpoint_settings(config, material, certificates, applications=applications, share=share),
+        socket_factory=partial(
+            listeners.datagram, "listen.h3", limits=config.listen.socket, counters=counters.flow
+        ),
         clock=clock,
         counters=counters.quic,
     )
@@ -136,7 +155,9 @@ async def open_parts(
         await stack.enter_async_context(tcp_front)
     await stack.enter_async_context(front_end)
     h3_address = _listen(endpoint, config.listen.h3)
-    https_address = None if tcp_front is None else _listen_tcp(tcp_front, config, h3_address)
+    https_address = (
+        None if tcp_front is None else _listen_tcp(tcp_front, config, h3_address, listeners)
+    )
     return Parts(
         counters=counters,
         audit=audit,
@@ -202,6 +223,7 @@ def endpoint_settings(
     certificates: CertificateStore,
     *,
     applications: Mapping[str, ApplicationFactory],
+    share: WorkerShare | None,
 ) -> EndpointSettings:
     """Return what the QUIC endpoint is made of."""
     return EndpointSettings(
@@ -210,7 +232,9 @@ def endpoint_settings(
         client_certificates=material.client_certificates,
         client_ca_pem=material.client_ca_pem,
         limits=config.quic.limits,
-        secrets=material.secrets,
+        secrets=material.secrets if share is None else share.secrets,
+        new_connection_id=None if share is None else share.new_connection_id,
+        neighbours=None if share is None else share.neighbours,
         qlog_directory=config.quic.qlog_dir,
         key_log_file=config.quic.keylog_file,
     )
@@ -242,7 +266,12 @@ def _open_dataplane(config: RelayConfig, counters: Counters) -> InprocDataplane:
         raise ConfigError([Problem(key_path="dns.servers", detail=str(error))]) from error
 
 
-def _bind_admin(config: RelayConfig) -> AdminListener:
+def bind_admin(config: RelayConfig) -> AdminListener:
+    """Bind the admin listener.
+
+    Raises:
+        ConfigError: the address can't be used.
+    """
     try:
         return AdminListener(config.admin.listen)
     except OSError as error:
@@ -272,12 +301,15 @@ def _listen(endpoint: QuicEndpoint, address: Endpoint) -> Endpoint:
         ) from error
 
 
-def _listen_tcp(front: TcpFront, config: RelayConfig, h3_address: Endpoint) -> Endpoint | None:
+def _listen_tcp(
+    front: TcpFront, config: RelayConfig, h3_address: Endpoint, listeners: Listeners
+) -> Endpoint | None:
     """Listen beside HTTP/3, or where the configuration says."""
     wanted = config.listen.https
+    open_socket = partial(listeners.stream, "listen.https")
     if isinstance(wanted, Endpoint):
         try:
-            return front.listen(wanted, h3_port=h3_address.port)
+            return front.listen(wanted, h3_port=h3_address.port, open_socket=open_socket)
         except OSError as error:
             raise ConfigError(
                 [
@@ -289,7 +321,7 @@ def _listen_tcp(front: TcpFront, config: RelayConfig, h3_address: Endpoint) -> E
                 ]
             ) from error
     try:
-        return front.listen(h3_address, h3_port=h3_address.port)
+        return front.listen(h3_address, h3_port=h3_address.port, open_socket=open_socket)
     except OSError as error:
         _log.warning(
             "no HTTP/2 and HTTP/1.1: the TCP port is taken",

@@ -27,8 +27,9 @@ from masque_relay.server.material import Material, load_material
 from masque_relay.server.notify import notify, notify_reloading
 from masque_relay.server.parts import Parts, endpoint_settings, open_parts
 from masque_relay.server.ready_file import remove_ready_files, write_ready_files
-from masque_relay.server.reload import InForce, changes, in_force, needs_restart, prepare
+from masque_relay.server.reload import InForce, Prepared, changes, in_force, needs_restart, prepare
 from masque_relay.server.source import ConfigSource, RelayFiles
+from masque_relay.server.surroundings import Surroundings
 
 _log = structlog.get_logger(__name__)
 
@@ -58,8 +59,10 @@ class Relay:
         *,
         on_serving: Callable[[Serving], None] | None = None,
         clock: Clock | None = None,
+        surroundings: Surroundings | None = None,
     ) -> None:
         """Take the source to read again at a reload, and what it said at the start."""
+        self._surroundings = surroundings or Surroundings()
         self._source = source
         self._start_config = config
         self._config = config
@@ -94,7 +97,9 @@ class Relay:
                 # First in, last out: a late signal must not change the exit code.
                 stack.enter_context(_signals(self))
             material = load_material(config)
-            parts = await open_parts(stack, config, material, clock=self._clock)
+            parts = await open_parts(
+                stack, config, material, clock=self._clock, surroundings=self._surroundings
+            )
             self._parts, self._material = parts, material
             self._in_force = in_force(config, material, parts.gate.policy.digest)
             self._registry = build_registry(self._collector(parts))
@@ -106,16 +111,19 @@ class Relay:
         """Supervise: if one of these tasks fails, all end and the process with them."""
         config = self._config
         stop_admin = asyncio.Event()
-        app = build_admin_app(
-            self,
-            token=admin_token,
-            limits=config.admin.limits,
-            over_unix_socket=parts.admin.is_unix,
-        )
         # The sockets listen already: whoever comes at once waits for a moment.
         self._announce(parts)
         async with asyncio.TaskGroup() as group:
-            group.create_task(parts.admin.serve(app, config.admin.limits, stop_admin), name="admin")
+            if parts.admin is not None:
+                app = build_admin_app(
+                    self,
+                    token=admin_token,
+                    limits=config.admin.limits,
+                    over_unix_socket=parts.admin.is_unix,
+                )
+                group.create_task(
+                    parts.admin.serve(app, config.admin.limits, stop_admin), name="admin"
+                )
             helpers = (
                 group.create_task(self._tick(parts), name="tick"),
                 group.create_task(self._reload_when_wanted(), name="reload"),
@@ -128,12 +136,17 @@ class Relay:
 
     def _announce(self, parts: Parts) -> None:
         self._is_serving = True
-        token_file = str(self._start_config.admin.token_file)
+        serving = Serving(
+            h3_address=parts.h3_address,
+            admin_url="" if parts.admin is None else parts.admin.url,
+            admin_token_file=str(self._start_config.admin.token_file),
+            https_address=parts.https_address,
+        )
         write_ready_files(
             self._files,
             h3=str(parts.h3_address),
-            admin=parts.admin.url,
-            admin_token_file=token_file,
+            admin=serving.admin_url,
+            admin_token_file=serving.admin_token_file,
             https=None if parts.https_address is None else str(parts.https_address),
         )
         notify("READY=1", f"STATUS=serving HTTP/3 on {parts.h3_address}")
@@ -141,18 +154,11 @@ class Relay:
             "serving",
             h3=str(parts.h3_address),
             https=str(parts.https_address),
-            admin=parts.admin.url,
+            admin=serving.admin_url or None,
             version=__version__,
         )
         if self._on_serving is not None:
-            self._on_serving(
-                Serving(
-                    h3_address=parts.h3_address,
-                    admin_url=parts.admin.url,
-                    admin_token_file=token_file,
-                    https_address=parts.https_address,
-                )
-            )
+            self._on_serving(serving)
 
     def _no_longer_serving(self) -> None:
         self._is_serving = False
@@ -215,7 +221,7 @@ class Relay:
             "draining": self._drain_wanted.is_set(),
             "h3": str(parts.h3_address),
             "https": None if parts.https_address is None else str(parts.https_address),
-            "admin": parts.admin.url,
+            "admin": None if parts.admin is None else parts.admin.url,
             "tunnels": parts.gate.tunnel_count,
             "requests": parts.front_end.request_count,
             "connections": parts.counters.quic.connections_open,
@@ -252,11 +258,10 @@ class Relay:
 
     async def reload(self) -> ReloadReport:
         """Read config, policy, keys and certificates again; all or nothing."""
-        parts = self._wired()
         async with self._reload_lock:
             notify_reloading()
             try:
-                report = await self._reload(parts)
+                report = self.commit_reload(await self.prepare_reload())
             except ConfigError as error:
                 problems = tuple(str(problem) for problem in error.problems)
                 report = ReloadReport(problems=problems, changed=())
@@ -272,13 +277,23 @@ class Relay:
             _log.info("reloaded", changed=report.changed)
         return report
 
-    async def _reload(self, parts: Parts) -> ReloadReport:
+    async def prepare_reload(self) -> Prepared:
+        """Read everything anew; nothing changes.
+
+        Raises:
+            ConfigError: with the problems of all files together.
+        """
+        parts = self._wired()
+        config = await asyncio.to_thread(self._source.load)
+        return await asyncio.to_thread(prepare, config, parts.gate)
+
+    def commit_reload(self, prepared: Prepared) -> ReloadReport:
+        """Put what was read in force; say what changed."""
+        parts, config = self._wired(), prepared.config
         before = self._in_force
         material_before = self._material
         if before is None or material_before is None:
             raise RuntimeError("reload before start")
-        config = await asyncio.to_thread(self._source.load)
-        prepared = await asyncio.to_thread(prepare, config, parts.gate)
         # Everything is read and good; nothing below fails.
         parts.gate.commit(prepared.gate)
         parts.certificates.refuse_unknown_names = config.tls.refuse_unknown_names
@@ -293,6 +308,7 @@ class Relay:
                 self._material,
                 parts.certificates,
                 applications=parts.applications,
+                share=self._surroundings.share,
             )
         )
         parts.front_end.apply_limits(config.http)
