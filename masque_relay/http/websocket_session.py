@@ -197,7 +197,8 @@ class WebSocketSession:
     def _peer_closed(self, event: CloseConnection) -> None:
         if self._connection.state in {ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED}:
             self.closed = CloseCode(code=int(event.code), reason=event.reason or "")
-            self.close(event.code)  # as it came: wsproto tells 1005 by identity
+            # As it came: wsproto tells 1005 by identity, and browsers show the reason of the echo.
+            self.close(event.code, event.reason or "")
         else:
             self._fail(event.code, event.reason or "")
 

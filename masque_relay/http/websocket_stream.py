@@ -117,6 +117,8 @@ class WebSocketStream:
             self._after_reading(self._session)
         else:
             self._transport.consume(self.stream_id, len(data))
+            if end_stream:
+                self._timer.cancel()
 
     def trailers_received(self, headers: Headers) -> None:
         """RFC 9114 section 4.4: after CONNECT only DATA frames."""
@@ -377,9 +379,16 @@ class WebSocketStream:
         if self._state is _State.OVER:
             return
         self._transport.send_data(self.stream_id, b"", end_stream=True)
-        if not self._has_ended:
-            self._services.stop_when_sent(self.stream_id)
         self._over(end)
+        session = self._session
+        if session is None or session.closed is None or session.has_failed:
+            self._services.stop_when_sent(self.stream_id)
+        elif not self._has_ended:
+            # It closes its stream when it has read our close frame: give it the time.
+            self._watch(self._settings.close_timeout_s, self._stop)
+
+    def _stop(self) -> None:
+        self._transport.stop_receiving(self.stream_id, H3Error.NO_ERROR)
 
     def _is_over(self) -> bool:
         return self._end is not None

@@ -126,7 +126,7 @@ CASES = [
         for bad in (b"\xff", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xc0\xaf", b"a\xce")
     ),
     # Close.
-    Case(name="close", sent=close_frame(1000, b"bye"), closed=(1000, "")),
+    Case(name="close", sent=close_frame(1000, b"bye"), closed=(1000, "bye")),
     Case(name="close without a code", sent=close_frame(None), closed=(1005, "")),
     Case(name="close of one byte", sent=frame(CLOSE, b"\x03"), closed=1002),
     Case(name="close too long", sent=frame(CLOSE, b"\x03\xe8" + b"a" * 124), closed=1002),

@@ -241,8 +241,15 @@ class TestClientCloses:
             end = {"type": "websocket.disconnect", "code": 4000, "reason": "bye"}
             assert await peer.call.receive() == end
             assert await peer.call.receive() == end
-            assert peer.read().closed == (4000, "")
+            assert peer.read().closed == (4000, "bye")
             assert 0 in peer.rig.transport.finished
+            assert 0 not in peer.rig.transport.stopped
+
+    async def test_a_client_that_leaves_its_side_open_is_stopped_after_a_while(self) -> None:
+        async with websocket() as peer:
+            peer.send(close_frame())
+            peer.pass_time(5)
+            assert peer.rig.transport.stopped[0] == H3Error.NO_ERROR
 
     async def test_then_nothing_can_be_sent(self) -> None:
         async with websocket() as peer:
