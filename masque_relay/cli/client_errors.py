@@ -8,6 +8,7 @@ from masque_relay.client.errors import (
     ClientError,
     ConnectionLost,
     CredentialError,
+    DeviceFailed,
     ListenFailed,
     RelayIncapable,
     RelayLeaving,
@@ -28,6 +29,7 @@ _EXIT_CODES: tuple[tuple[type[ClientError], ExitCode], ...] = (
     (ConnectionLost, ExitCode.UNREACHABLE),
     (RelayTimeout, ExitCode.TIMEOUT),
     (ListenFailed, ExitCode.FAILED),
+    (DeviceFailed, ExitCode.FAILED),
 )
 
 

@@ -29,6 +29,10 @@ class ListenFailed(ClientError):  # noqa: N818 - the names say what happened, as
     """A local port is taken, or its address is not ours."""
 
 
+class DeviceFailed(ClientError):  # noqa: N818
+    """A TUN device, its routes or the name servers of this machine cannot be set up."""
+
+
 class RelayUnreachable(ClientError):  # noqa: N818 - the names say what happened, as in the docs
     """Nothing answered there: no address, no route, a closed port, or silence."""
 

@@ -62,7 +62,7 @@ def ip_request(scope: IpScope, *, template: str = DEFAULT_TEMPLATE) -> TunnelReq
     """
     target = WILDCARD if scope.target is None else str(scope.target)
     protocol = WILDCARD if scope.ip_protocol is None else str(scope.ip_protocol)
-    values = dict(zip(TEMPLATE_VARIABLES, (target, protocol), strict=True))
+    values: dict[str, str] = dict(zip(TEMPLATE_VARIABLES, (target, protocol), strict=True))
     return TunnelRequest(
         protocol=PROTOCOL,
         path=UriTemplate.parse(template).expand_path(values),

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_network
 from typing import Any, cast
 
 from masque_relay.contract.address import IPAddress
@@ -68,21 +68,15 @@ class Netlink:
                 family=_family(address.version),
             )
 
-    def add_route(self, index: int, network: IPNetwork, *, source: IPAddress | None = None) -> None:
+    def add_route(self, index: int, network: IPNetwork) -> None:
         """Lead a network to a device; the same route once more is no error.
-
-        Args:
-            index: of the device.
-            network: what to lead there.
-            source: the address that local programs send from; None = the kernel chooses.
 
         Raises:
             DeviceError: refused, also where another device has a route to the same network.
         """
-        more: dict[str, object] = {} if source is None else {"prefsrc": str(source)}
         with _explained(f"add the route to {network}"):
             try:
-                self._socket.route("add", **_route(index, network), **more)
+                self._socket.route("add", **_route(index, network))
             except Exception as error:
                 if _code_of(error) != errno.EEXIST or not self._has(index, network):
                     raise
@@ -110,29 +104,6 @@ class Netlink:
                 )
             )
         return found
-
-    def addresses(self, index: int) -> list[IPAddress]:
-        """Return the addresses of one interface."""
-        found: list[IPAddress] = []
-        for message in self._socket.get_addr(index=index):
-            text = _attributes(message).get("IFA_ADDRESS")
-            if isinstance(text, str):
-                found.append(ip_interface(text).ip)
-        return found
-
-    def device_of(self, address: IPAddress) -> int | None:
-        """Return the index of the interface through which an address is reached, or None."""
-        try:
-            answers = self._socket.route("get", dst=str(address), family=_family(address.version))
-        except Exception as error:
-            if _code_of(error) is None:
-                raise
-            return None
-        for message in answers:
-            index = _attributes(message).get("RTA_OIF")
-            if isinstance(index, int):
-                return index
-        return None
 
     def _has(self, index: int, network: IPNetwork) -> bool:
         return Route(network=network, index=index) in self.routes(network.version)

@@ -1,0 +1,300 @@
+"""Owns SplitTunnel: some of this machine's traffic through a relay, by CONNECT-IP and a TUN device.
+
+The device outlives the connection: while the relay is away packets for it are dropped and counted,
+and when it is back the same addresses are asked for.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from secrets import SystemRandom
+from typing import Protocol
+
+from masque_relay.client.backoff import Backoff
+from masque_relay.client.dns_settings import DnsSettings
+from masque_relay.client.errors import ClientError, DeviceFailed, TunnelRefused
+from masque_relay.client.ip_events import (
+    AddressesChanged,
+    Ipv6Impossible,
+    NotAdvertised,
+    OnIpEvent,
+    TunnelDown,
+    TunnelUp,
+)
+from masque_relay.client.ip_routes import host_network, split_routes, unreachable
+from masque_relay.client.ip_tunnel import ANY_IPV4, ANY_IPV6, IpTunnel
+from masque_relay.client.limits import ReconnectLimits
+from masque_relay.client.settle import settled_payload_bytes
+from masque_relay.client.tun import LocalTun
+from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream, TunnelUser
+from masque_relay.contract.address import IPAddress
+from masque_relay.contract.ip_scope import IPNetwork
+from masque_relay.wire.connect_ip import MIN_IPV6_MTU_BYTES
+
+MAX_MTU_BYTES = 1_500
+"""What nearly every network beyond the relay takes; where capsules carry packets more would fit,
+and would be refused one hop later."""
+
+WATCH_INTERVAL_S = 1.0
+"""How often the path's size is looked at while the tunnel is up."""
+
+_LEAST_MTU_BYTES = 576  # RFC 791: every host takes this much
+
+
+class IpOpener(Protocol):
+    """What a split tunnel needs of the relay; RelayLink is one."""
+
+    async def open_tunnel(self, request: TunnelRequest, user: TunnelUser) -> TunnelStream:
+        """Open a tunnel, or raise ClientError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitTunnelSpec:
+    """What goes into the tunnel, and how."""
+
+    routes: tuple[IPNetwork, ...]
+    excluded: tuple[IPNetwork, ...] = ()
+    """Never in the tunnel; the relay's addresses must be among them."""
+    name_servers: tuple[IPAddress, ...] = ()
+    """Asked through the tunnel, for every name; none = as before."""
+    device: str = "ghostwire%d"
+    """Name of the TUN device; ``%d`` lets the kernel count."""
+    mtu_bytes: int = MAX_MTU_BYTES
+    """At most; the path may take less."""
+
+    @property
+    def wanted(self) -> tuple[IPNetwork, ...]:
+        """The routes, with those to the name servers."""
+        return (*self.routes, *map(host_network, self.name_servers))
+
+
+class SplitTunnel:
+    """One TUN device whose packets go through a relay. Call :meth:`start`, then :meth:`run`.
+
+    Args:
+        spec: what goes into the tunnel.
+        opener: the relay.
+        request: of the tunnel, as ip_request() makes it.
+        dns: makes the name servers' settings for a device; None leaves them alone.
+        reconnect: delays between attempts.
+        on_event: told of ups and downs.
+
+    Attributes:
+        away_count: packets of local programs dropped while there was no tunnel.
+    """
+
+    def __init__(
+        self,
+        spec: SplitTunnelSpec,
+        opener: IpOpener,
+        request: TunnelRequest,
+        *,
+        dns: DnsSettings | None = None,
+        reconnect: ReconnectLimits | None = None,
+        on_event: OnIpEvent = lambda _: None,
+    ) -> None:
+        self.away_count = 0
+        self._spec = spec
+        self._opener = opener
+        self._request = request
+        self._dns = dns
+        self._on_event = on_event
+        self._backoff = Backoff(reconnect or ReconnectLimits(), SystemRandom().random)
+        self._tunnel: IpTunnel | None = None
+        self._local: LocalTun | None = None
+        self._networks: tuple[IPNetwork, ...] = ()
+        self._name_servers_set: str | None = None
+        self._news = asyncio.Event()
+        """The tunnel ended or says something else, or the device is gone."""
+        self._device_gone = False
+
+    # -- life ------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the tunnel, make the device, set routes and name servers.
+
+        Raises:
+            ClientError: something failed; call :meth:`close` then, as always.
+        """
+        tunnel = await self._open()
+        self._local = LocalTun(
+            self._spec.device,
+            mtu_bytes=self._spec.mtu_bytes,
+            on_packets=self._send,
+            on_gone=self._on_gone,
+        )
+        await self._configure(self._local, tunnel)
+        if self._dns is not None:
+            self._name_servers_set = await asyncio.to_thread(self._dns.apply, self._local.name)
+        self._tell_up(tunnel)
+
+    async def run(self) -> None:
+        """Keep the tunnel up until cancelled.
+
+        Raises:
+            DeviceFailed: the device was deleted, or cannot be set up any more.
+            RuntimeError: start() has not been called; a bug of the caller.
+        """
+        local = self._local
+        if local is None:
+            message = "start() comes before run()"
+            raise RuntimeError(message)
+        while True:
+            tunnel = self._tunnel
+            if tunnel is None or not tunnel.is_open:
+                await self._reopen(local)
+                continue
+            try:
+                async with asyncio.timeout(WATCH_INTERVAL_S):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+            self._news.clear()
+            if self._device_gone:
+                raise DeviceFailed(
+                    f"the TUN device {local.name} was deleted",
+                    hint="something else manages it; start again, with another --device",
+                )
+            if self._differs(local, tunnel):
+                await self._configure(local, tunnel)
+                self._tell_up(tunnel)
+
+    def close(self) -> None:
+        """Undo everything: name servers, device with its routes, tunnel. Idempotent."""
+        if self._dns is not None:
+            self._dns.undo()
+        if self._local is not None:
+            self._local.close()
+        if self._tunnel is not None:
+            self._tunnel.close()
+
+    def status(self) -> dict[str, object]:
+        """Return what was carried and dropped, for status lines."""
+        tunnel, local = self._tunnel, self._local
+        return {
+            "device": "" if local is None else local.name,
+            "up": tunnel is not None and tunnel.is_open,
+            "mtu_bytes": 0 if local is None else local.mtu_bytes,
+            "sent": 0 if tunnel is None else tunnel.sent_count,
+            "sent_bytes": 0 if tunnel is None else tunnel.sent_bytes,
+            "received": 0 if tunnel is None else tunnel.received_count,
+            "received_bytes": 0 if tunnel is None else tunnel.received_bytes,
+            "dropped_oversize": 0 if tunnel is None else tunnel.oversize_count,
+            "dropped_queue_full": 0 if tunnel is None else tunnel.send_dropped_count,
+            "dropped_away": self.away_count,
+            "dropped_local": 0 if local is None else local.dropped_count,
+        }
+
+    # -- packet path -----------------------------------------------------------------------------
+
+    def _send(self, packets: list[bytes]) -> None:
+        tunnel = self._tunnel
+        if tunnel is None or not tunnel.is_open:
+            self.away_count += len(packets)
+        else:
+            tunnel.send_packets(packets)
+
+    def _receive(self, packets: Sequence[bytes]) -> None:
+        if self._local is not None:
+            self._local.send_packets(packets)
+
+    # -- parts -----------------------------------------------------------------------------------
+
+    async def _open(self) -> IpTunnel:
+        """Open a tunnel with addresses, those that we had before if there were any."""
+        tunnel = IpTunnel(
+            on_packets=self._receive,
+            on_changed=self._news.set,
+            on_closed=lambda _: self._news.set(),
+        )
+        await self._opener.open_tunnel(self._request, tunnel)
+        try:
+            mtu_bytes = await settled_payload_bytes(lambda: tunnel.max_packet_bytes)
+            takes_ipv6 = mtu_bytes >= MIN_IPV6_MTU_BYTES
+            if not takes_ipv6:
+                self._on_event(Ipv6Impossible(mtu_bytes=mtu_bytes))
+            had = [network.network_address for network in self._networks]
+            wanted = [
+                address
+                for address in had or (ANY_IPV4, ANY_IPV6)
+                if takes_ipv6 or isinstance(address, IPv4Address)
+            ]
+            networks = await tunnel.request_addresses(wanted)
+            if not networks:
+                raise TunnelRefused(
+                    200,
+                    "the relay has no address for us",
+                    error="connection_limit_reached",
+                    hint="its pools are exhausted; try again later",
+                )
+        except BaseException:
+            tunnel.close()
+            raise
+        before, self._networks, self._tunnel = self._networks, networks, tunnel
+        if before and set(networks) != set(before):
+            self._on_event(AddressesChanged(before=before, now=networks))
+        if missing := unreachable(self._spec.routes, tunnel.routes):
+            self._on_event(NotAdvertised(networks=tuple(missing)))
+        return tunnel
+
+    async def _reopen(self, local: LocalTun) -> None:
+        """Try once; after a failure, wait."""
+        try:
+            tunnel = await self._open()
+            await self._configure(local, tunnel)
+        except DeviceFailed:
+            raise
+        except ClientError as error:
+            delay_s = self._backoff.failed()
+            if isinstance(error, TunnelRefused):
+                delay_s = max(delay_s, float(error.retry_after_s or 0))
+            self._on_event(TunnelDown(error=error, retry_in_s=delay_s))
+            await asyncio.sleep(delay_s)
+        else:
+            self._backoff.succeeded()
+            self._tell_up(tunnel)
+
+    async def _configure(self, local: LocalTun, tunnel: IpTunnel) -> None:
+        self._networks = tunnel.networks
+        await local.configure(
+            [network.network_address for network in self._networks],
+            await self._routes(local),
+            mtu_bytes=self._mtu_bytes(tunnel),
+        )
+
+    async def _routes(self, local: LocalTun) -> list[IPNetwork]:
+        """Return what to lead in now: networks of this machine come and go."""
+        versions = {network.version for network in self._networks}
+        return split_routes(
+            [network for network in self._spec.wanted if network.version in versions],
+            excluded=self._spec.excluded,
+            present=await local.present_routes(),
+        )
+
+    def _mtu_bytes(self, tunnel: IpTunnel) -> int:
+        fits_bytes = min(self._spec.mtu_bytes, tunnel.max_packet_bytes)
+        return max(fits_bytes, _LEAST_MTU_BYTES)
+
+    def _differs(self, local: LocalTun, tunnel: IpTunnel) -> bool:
+        if not tunnel.is_open:
+            return False
+        return tunnel.networks != self._networks or self._mtu_bytes(tunnel) != local.mtu_bytes
+
+    def _tell_up(self, tunnel: IpTunnel) -> None:
+        if self._local is not None:
+            self._on_event(
+                TunnelUp(
+                    device=self._local.name,
+                    addresses=self._networks,
+                    routes=self._spec.wanted,
+                    mtu_bytes=self._local.mtu_bytes,
+                    http_version=tunnel.http_version,
+                    name_servers=self._name_servers_set,
+                )
+            )
+
+    def _on_gone(self) -> None:
+        self._device_gone = True
+        self._news.set()
