@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
+from starlette.routing import BaseRoute
+
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import (
     BindCounters,
@@ -213,6 +215,7 @@ async def running_relay(
     nameservers: Sequence[str] = (),
     templates: Sequence[str] = (DEFAULT_TEMPLATE,),
     tcp_limits: TcpLimits | None = None,
+    make_site: Callable[[RelayGate], Sequence[BaseRoute]] = lambda _: (),
     bind: BindSettings | None = None,
     bind_limits: BindLimits | None = None,
     inbound: Inbound = Inbound.POLICY,
@@ -283,6 +286,7 @@ async def running_relay(
                 [udp_kind, *connect_tcp_kinds(tcp_services)],
                 gate=gate,
                 proxy_name=DEFAULT_PROXY_NAME,
+                site=make_site(gate),
             ),
             limits=http_limits,
             counters=http,
