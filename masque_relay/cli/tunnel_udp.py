@@ -1,4 +1,4 @@
-"""Owns `ghostctl tunnel udp`: local UDP ports whose datagrams a relay carries to fixed targets."""
+"""Owns `ghostctl tunnel udp`: local UDP ports that a relay carries to targets, and --bind."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,8 +7,9 @@ from pathlib import Path
 import click
 
 from masque_relay.cli.client_errors import fail_with
-from masque_relay.cli.output import json_option
+from masque_relay.cli.output import ExitCode, fail, json_option
 from masque_relay.cli.relay_options import RelayChoice, relay_options
+from masque_relay.cli.tunnel_bind import BindReport, parse_local_program, run_binds
 from masque_relay.cli.tunnel_report import TunnelReport
 from masque_relay.cli.until_signal import on_status_signal, until_signal
 from masque_relay.client import ClientError, ForwardLimits, ForwardSpec, RelayLink, UdpForward
@@ -28,12 +29,20 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
     help="Seconds until a silent local program loses its tunnel.",
 )
 @click.option("--ready-file", type=_FILE, help="Write what listens there, as JSON, once ready.")
+@click.option(
+    "--bind",
+    "binds",
+    metavar="LOCAL",
+    multiple=True,
+    help="Instead of forwards: a public port at the relay for the program at LOCAL.",
+)
 @json_option
-@click.argument("forwards", metavar="LISTEN=TARGET...", nargs=-1, required=True)
+@click.argument("forwards", metavar="LISTEN=TARGET...", nargs=-1)
 def udp(
     chosen: RelayChoice,
     idle_timeout_s: float,
     ready_file: Path | None,
+    binds: tuple[str, ...],
     as_json: bool,
     forwards: tuple[str, ...],
 ) -> None:
@@ -50,10 +59,23 @@ def udp(
       ghostctl tunnel udp --relay https://relay.example --token-file token \\
           '[::1]:5353=dns.example:53' 127.0.0.1:51820=vpn.example:51820
 
+    With --bind the relay listens for a local program instead (ADDRESS:PORT, or :PORT for
+    127.0.0.1): it prints the public address, and gives every remote peer a local port of its own,
+    so that the program can tell them apart. Only a relay that has bound UDP switched on does that.
+
+    \b
+    Example:
+      ghostctl tunnel udp --relay https://relay.example --token-file token --bind :51820
+
     \b
     Exit codes: 2 bad arguments, 3 refused by the relay, 4 relay unreachable or not trusted,
     5 no answer in time.
     """
+    if bool(binds) == bool(forwards):
+        fail("give LISTEN=TARGET forwards, or --bind LOCAL", exit_code=ExitCode.USAGE)
+    if binds:
+        _bind(chosen, binds, idle_timeout_s, ready_file, as_json=as_json)
+        return
     report = TunnelReport(str(chosen.address), as_json=as_json)
     try:
         specs = [ForwardSpec.parse(text) for text in forwards]
@@ -62,6 +84,25 @@ def udp(
     limits = ForwardLimits(idle_timeout_s=idle_timeout_s)
     try:
         asyncio.run(_forward(chosen, specs, limits, report, ready_file))
+    except ClientError as error:
+        report.failed(error)
+        fail_with(error)
+
+
+def _bind(
+    chosen: RelayChoice,
+    binds: Sequence[str],
+    idle_timeout_s: float,
+    ready_file: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    report = BindReport(str(chosen.address), as_json=as_json)
+    try:
+        targets = [parse_local_program(text) for text in binds]
+        asyncio.run(
+            run_binds(chosen, targets, report, idle_timeout_s=idle_timeout_s, ready_file=ready_file)
+        )
     except ClientError as error:
         report.failed(error)
         fail_with(error)

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address, ip_address
 from masque_relay.client.errors import AddressError
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.wire.authority import parse_authority
+from masque_relay.wire.connect_tcp import DEFAULT_TEMPLATE as DEFAULT_TCP_TEMPLATE
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE, parse_host, parse_port
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.uri_template import UriTemplate
@@ -35,6 +36,8 @@ class RelayAddress:
     port: int
     template: str = DEFAULT_TEMPLATE
     """Path and query of the URI template, with both variables in it."""
+    tcp_template: str = DEFAULT_TCP_TEMPLATE
+    """The same for ``connect-tcp``."""
 
     @classmethod
     def parse(cls, text: str, *, template: str | None = None) -> "RelayAddress":
@@ -78,6 +81,11 @@ class RelayAddress:
         """Return ``:path`` for a target; IPv6 is percent-encoded (RFC 9298 section 3)."""
         variables = {"target_host": str(target.host), "target_port": str(target.port)}
         return _template(self.template).expand_path(variables)
+
+    def tcp_path_for(self, target: Target) -> str:
+        """Return ``:path`` of a ``connect-tcp`` request for a target."""
+        variables = {"target_host": str(target.host), "target_port": str(target.port)}
+        return _template(self.tcp_template).expand_path(variables)
 
     @property
     def bind_path(self) -> str:

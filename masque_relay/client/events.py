@@ -72,15 +72,9 @@ class PortLost:
     retry_in_s: float
 
 
-ClientEvent = (
-    RelayConnected
-    | RelayAway
-    | PayloadSizeChanged
-    | OversizeDropped
-    | TunnelDenied
-    | PortBound
-    | PortLost
-)
+ClientEvent = RelayConnected | RelayAway | PayloadSizeChanged | OversizeDropped | TunnelDenied
+
+BindEvent = PortBound | PortLost
 
 OnEvent = Callable[[ClientEvent], None]
 

@@ -42,6 +42,10 @@ secret_files = ["quic-secret"]
 certificate_file = "cert.pem"
 key_file = "key.pem"
 
+[connect_udp.bind]
+enabled = true
+addresses = ["127.0.0.1"]
+
 [gate]
 policy_file = "policy.toml"
 
@@ -76,14 +80,14 @@ _POLICY = """\
 name = "dev-loopback"
 action = "allow"
 who = ["dev"]
-methods = ["connect-udp", "connect-tcp"]
+methods = ["connect-udp", "connect-tcp", "bind-udp"]
 targets = ["127.0.0.0/8:*", "[::1/128]:*", "localhost:*"]
 
 [[rule]]
 name = "dev-internet"
 action = "allow"
 who = ["dev"]
-methods = ["connect-udp", "connect-tcp"]
+methods = ["connect-udp", "connect-tcp", "bind-udp"]
 targets = ["*:*"]
 
 [[test]]
