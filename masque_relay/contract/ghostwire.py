@@ -68,8 +68,8 @@ class ChannelEnd(Protocol):
         """Take datagrams; what does not fit is dropped and counted here."""
         ...
 
-    def deliver_data(self, data: bytes) -> None:
-        """Take stream bytes, within the credit that this end gave."""
+    def deliver_data(self, data: bytes) -> bool:
+        """Take stream bytes, within the credit that this end gave; False = not now, ask again."""
         ...
 
     def deliver_end(self) -> None:

@@ -16,6 +16,7 @@ NOT_MIRRORED: dict[str, str] = {
     "masque_relay/contract/*": "values and ports: no behaviour to test",
     "masque_relay/quic/application.py": "ports only",
     "masque_relay/*/limits.py": "documented defaults: tests/unit/config checks how they are set",
+    "masque_relay/tunnels/ghostwire_*.py": "two peers and a relay: tests/unit/tunnels/test_ghostwire.py",
     "masque_relay/http/transport.py": "ports only",
     "masque_relay/http/request_stream.py": "ports only",
     "masque_relay/http/websocket_settings.py": "documented defaults: tests/unit/http/test_limits.py",
