@@ -13,6 +13,7 @@ from tests.conformance.clauses import (
 from tests.conformance.not_applicable import NOT_APPLICABLE
 
 TITLES = {
+    "RFC 6455": "WebSocket",
     "RFC 8305": "Happy Eyeballs",
     "RFC 8441": "extended CONNECT",
     "RFC 9000": "QUIC, as far as a relay can break it above its QUIC library",
