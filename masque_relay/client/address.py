@@ -6,7 +6,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, ip_address
 
 from masque_relay.client.errors import AddressError
-from masque_relay.contract.address import Endpoint, Target
+from masque_relay.contract.address import Endpoint, IPAddress, Target
 from masque_relay.wire.authority import parse_authority
 from masque_relay.wire.connect_tcp import DEFAULT_TEMPLATE as DEFAULT_TCP_TEMPLATE
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE, parse_host, parse_port
@@ -38,6 +38,9 @@ class RelayAddress:
     """Path and query of the URI template, with both variables in it."""
     tcp_template: str = DEFAULT_TCP_TEMPLATE
     """The same for ``connect-tcp``."""
+    addresses: tuple[IPAddress, ...] = ()
+    """Where it was found once; then the name is not looked up. A split tunnel may lead the name
+    servers through the relay itself."""
 
     @classmethod
     def parse(cls, text: str, *, template: str | None = None) -> "RelayAddress":

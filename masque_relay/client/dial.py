@@ -40,12 +40,14 @@ _SILENCE_HINT = (
 
 
 async def relay_endpoints(address: RelayAddress, limits: ClientLimits) -> tuple[Endpoint, ...]:
-    """Return the relay's addresses as the system resolver gives them, at least one.
+    """Return the relay's addresses, those known or what the system resolver gives; at least one.
 
     Raises:
         RelayUnreachable: the name has no address.
         RelayTimeout: the resolver did not answer in time.
     """
+    if address.addresses:
+        return tuple(Endpoint(address=known, port=address.port) for known in address.addresses)
     try:
         literal = ip_address(address.host)
     except ValueError:
