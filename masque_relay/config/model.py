@@ -12,6 +12,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from masque_relay.admin.limits import AdminLimits
+from masque_relay.config.turn import TurnSection
 from masque_relay.config.values import (
     AdminAddress,
     AnyIpAddress,
@@ -260,6 +261,8 @@ class RelayConfig(Section):
     """CONNECT-UDP (RFC 9298)."""
     connect_tcp: ConnectTcpSection = ConnectTcpSection()
     """TCP tunnels: classic CONNECT and connect-tcp."""
+    turn: TurnSection = TurnSection()
+    """STUN and TURN."""
     dns: DnsSection = DnsSection()
     """How the names of targets are resolved."""
     egress: EgressSection = EgressSection()

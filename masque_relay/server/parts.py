@@ -7,6 +7,7 @@ from functools import partial
 
 import structlog
 
+from fallbacks.turn.server import TurnServer
 from masque_relay.admin.listener import AdminListener
 from masque_relay.config import RelayConfig
 from masque_relay.contract.address import Endpoint
@@ -40,6 +41,7 @@ from masque_relay.quic.settings import EndpointSettings
 from masque_relay.quic.tls import CertificateStore
 from masque_relay.server.material import Material
 from masque_relay.server.surroundings import Listeners, Surroundings, WorkerShare
+from masque_relay.server.turn import open_turn
 from masque_relay.wire.connect_tcp import DataCapsuleTypes
 
 H3_ALPN = "h3"
@@ -78,6 +80,8 @@ class Parts:
     tcp_front: TcpFront | None
     https_address: Endpoint | None
     """With the real port; None where there is no HTTP/2 and HTTP/1.1."""
+    turn: TurnServer | None
+    """None where STUN and TURN are off."""
     admin: AdminListener | None
     """None in a worker: its supervisor has it."""
 
@@ -158,6 +162,17 @@ async def open_parts(
     https_address = (
         None if tcp_front is None else _listen_tcp(tcp_front, config, h3_address, listeners)
     )
+    turn = await open_turn(
+        stack,
+        config,
+        tls=material.tcp_tls,
+        gate=gate,
+        clock=clock,
+        counters=counters.turn,
+        tunnels=counters.tunnel,
+        flows=counters.flow,
+        listeners=listeners,
+    )
     return Parts(
         counters=counters,
         audit=audit,
@@ -171,6 +186,7 @@ async def open_parts(
         tcp_front=tcp_front,
         https_address=https_address,
         admin=admin,
+        turn=turn,
     )
 
 

@@ -221,6 +221,7 @@ class Relay:
             "draining": self._drain_wanted.is_set(),
             "h3": str(parts.h3_address),
             "https": None if parts.https_address is None else str(parts.https_address),
+            "turn": None if parts.turn is None else parts.turn.status(),
             "admin": None if parts.admin is None else parts.admin.url,
             "tunnels": parts.gate.tunnel_count,
             "requests": parts.front_end.request_count,

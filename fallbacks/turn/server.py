@@ -1,0 +1,145 @@
+"""Owns TURN's listeners, tasks and clock: what turns the session's wishes into sockets."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from fallbacks.turn.path import TurnServices, TurnSettings
+from fallbacks.turn.session import TurnSession
+from fallbacks.turn.udp_listener import UdpListener
+from masque_relay.contract.address import Endpoint
+from masque_relay.contract.ports import DatagramSocket
+from masque_relay.contract.verdict import EndReason
+
+TICK_S = 1.0
+"""How exact lifetimes, permissions and channels are."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Readers:
+    """The event loop's readers, for :class:`TurnServices`."""
+
+    def watch(self, descriptor: int, callback: Callable[[], None]) -> None:
+        """Call back whenever the descriptor is readable."""
+        asyncio.get_running_loop().add_reader(descriptor, callback)
+
+    def unwatch(self, descriptor: int) -> None:
+        """Stop that. A closed descriptor is none."""
+        if descriptor >= 0:
+            asyncio.get_running_loop().remove_reader(descriptor)
+
+
+class PendingRequests:
+    """Tasks of requests that wait, in a group that the server awaits; bounded."""
+
+    def __init__(self, max_count: int) -> None:
+        self._max_count = max_count
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._group: asyncio.TaskGroup | None = None
+
+    def open(self, group: asyncio.TaskGroup) -> None:
+        """Take the group in which tasks live."""
+        self._group = group
+
+    def spawn(self, coroutine: Coroutine[None, None, None]) -> bool:
+        """Run a coroutine; False, and it never runs, if too many wait already."""
+        if self._group is None or len(self._tasks) >= self._max_count:
+            coroutine.close()
+            return False
+        task = self._group.create_task(_logged(coroutine), name="turn request")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return True
+
+    def cancel(self) -> None:
+        """Give up what waits."""
+        for task in tuple(self._tasks):
+            task.cancel()
+
+
+async def _logged(coroutine: Coroutine[None, None, None]) -> None:
+    """Run a request; a bug in it ends that request, not the server."""
+    try:
+        await coroutine
+    except Exception:  # noqa: BLE001 (one client's request)
+        _log.exception("turn_request_failed")
+
+
+class TurnServer:
+    """STUN and TURN on any number of listeners; an async context manager.
+
+    Attributes:
+        session: what happens to messages.
+        udp_addresses: with their real ports.
+    """
+
+    def __init__(
+        self,
+        services: TurnServices,
+        pending: PendingRequests,
+    ) -> None:
+        self.session = TurnSession(services)
+        self._services = services
+        self._pending = pending
+        self._group = asyncio.TaskGroup()
+        self._udp: list[UdpListener] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self.udp_addresses: list[Endpoint] = []
+
+    async def __aenter__(self) -> Self:
+        """Be ready to listen."""
+        await self._group.__aenter__()
+        self._pending.open(self._group)
+        self._tick()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End every allocation, close every socket."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self.session.end_all(EndReason.DRAINED)
+        self._pending.cancel()
+        for listener in self._udp:
+            listener.close()
+        if exc_type is asyncio.CancelledError:
+            await self._group.__aexit__(exc_type, exc, traceback)
+        else:
+            await self._group.__aexit__(None, None, None)
+
+    def serve_udp(self, socket: DatagramSocket) -> Endpoint:
+        """Serve UDP clients on a bound socket, which is ours from now on; return its address."""
+        listener = UdpListener(self.session, socket)
+        self._udp.append(listener)
+        self.udp_addresses.append(listener.local)
+        return listener.local
+
+    def status(self) -> dict[str, object]:
+        """Return listeners and counts for a status page; JSON-ready, without identities."""
+        return {
+            "udp": [str(address) for address in self.udp_addresses],
+            "allocations": len(self.session.allocations),
+        }
+
+    def apply(self, settings: TurnSettings) -> None:
+        """Use other settings from now on."""
+        self.session.apply(settings)
+
+    def drain(self) -> None:
+        """Refuse new allocations; those that exist go on."""
+        self._services.draining = True
+
+    def _tick(self) -> None:
+        try:
+            self.session.tick()
+        except Exception:  # noqa: BLE001 (one allocation's bug must not keep the others alive)
+            _log.exception("turn_tick_failed")
+        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)

@@ -1,0 +1,126 @@
+"""Owns the wiring of STUN and TURN: from the configuration to listeners, and through its life."""
+
+import ssl
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+
+from fallbacks.turn.path import RelayAddress, TurnServices, TurnSettings
+from fallbacks.turn.server import PendingRequests, Readers, TurnServer
+from masque_relay.config import RelayConfig
+from masque_relay.config.turn import TurnSection
+from masque_relay.contract.address import Endpoint, IPAddress
+from masque_relay.contract.counters import FlowCounters, TunnelCounters, TurnCounters
+from masque_relay.contract.errors import ConfigError, Problem
+from masque_relay.contract.flow import FlowError
+from masque_relay.contract.ports import Clock
+from masque_relay.control.gate import RelayGate
+from masque_relay.dataplane.offload import RECEIVE_BYTES
+from masque_relay.dataplane.own_address import is_own_public
+from masque_relay.dataplane.relay_socket import relay_socket_factory
+from masque_relay.server.surroundings import Listeners
+
+
+async def open_turn(  # noqa: PLR0913 (all by keyword, from one place)
+    stack: AsyncExitStack,
+    config: RelayConfig,
+    *,
+    tls: ssl.SSLContext | None,
+    gate: RelayGate,
+    clock: Clock,
+    counters: TurnCounters,
+    tunnels: TunnelCounters,
+    flows: FlowCounters,
+    listeners: Listeners,
+) -> TurnServer | None:
+    """Listen as `[turn]` says, None where it names no listener; the stack closes it.
+
+    Raises:
+        ConfigError: an address can't be used.
+    """
+    section = config.turn
+    if not section.is_on:
+        return None
+    del tls
+    settings = turn_settings(section)
+    pending = PendingRequests(settings.limits.pending_requests)
+    readers = Readers()
+    own = _nothing_is_own if config.egress.allow_own_addresses else is_own_public
+    services = TurnServices(
+        settings=settings,
+        gate=gate,
+        clock=clock,
+        counters=counters,
+        tunnels=tunnels,
+        bind_relay=relay_socket_factory(config.egress.limits, flows, bytearray(RECEIVE_BYTES)),
+        spawn=pending.spawn,
+        watch=readers.watch,
+        unwatch=readers.unwatch,
+        is_own_address=own,
+    )
+    server = TurnServer(services, pending)
+    await stack.enter_async_context(server)
+    for index, address in enumerate(section.udp):
+        name = f"turn.udp[{index}]"
+        try:
+            server.serve_udp(listeners.datagram(name, address, config.listen.socket, flows))
+        except FlowError as error:
+            raise _cannot_listen(name, address, error.detail) from error
+    return server
+
+
+def turn_settings(section: TurnSection) -> TurnSettings:
+    """Return what the core is told of the configuration.
+
+    Raises:
+        ConfigError: there is no address on which peers could reach clients.
+    """
+    return TurnSettings(
+        realm=section.realm,
+        relay_addresses=tuple(_relay_addresses(section)),
+        first_port=section.first_port,
+        last_port=section.last_port,
+        alternate_servers=section.alternate_servers,
+        server_name=section.server_name,
+        software=section.software,
+        limits=section.limits,
+    )
+
+
+def _relay_addresses(section: TurnSection) -> Iterable[RelayAddress]:
+    local: dict[int, IPAddress] = {address.version: address for address in section.relay_addresses}
+    if not local:
+        for listener in (*section.udp, *section.tcp, *section.tls):
+            if not listener.address.is_unspecified:
+                local.setdefault(listener.address.version, listener.address)
+    if not local:
+        raise ConfigError(
+            [
+                Problem(
+                    key_path="turn.relay_addresses",
+                    detail="is empty, and every listener is a wildcard",
+                    hint="name the addresses on which peers reach this host",
+                )
+            ]
+        )
+    public: dict[int, IPAddress] = {
+        address.version: address for address in section.external_addresses
+    }
+    for version, address in sorted(local.items()):
+        yield RelayAddress(local=address, public=public.get(version, address))
+
+
+def _nothing_is_own(address: IPAddress) -> bool:
+    del address
+    return False
+
+
+def _cannot_listen(key_path: str, address: Endpoint, detail: str) -> ConfigError:
+    return ConfigError(
+        [
+            Problem(
+                key_path=key_path,
+                detail=f"{address}: {detail}",
+                hint="choose another address; ports below 1024 need root",
+            )
+        ]
+    )
