@@ -131,6 +131,8 @@ class InProcessRelay:
     ca_pem: bytes
     signing_key: SigningKey
     gate: RelayGate
+    gate_settings: GateSettings
+    """To prepare a reload with, after the policy file was written anew."""
     dataplane: InprocDataplane
     front_end: HttpFrontEnd
     audit: ListAudit
@@ -233,18 +235,15 @@ async def running_relay(
         site.certificate_file.read_bytes(), site.key_file.read_bytes()
     )
     async with AsyncExitStack() as stack:
-        gate = build_gate(
-            GateSettings(
-                policy_file=directory / "policy.toml",
-                bearer=BearerSettings(
-                    issuers=(IssuerSettings(issuer=ISSUER, key_files=(public_file,)),),
-                    audiences=(AUDIENCE,),
-                ),
-                limits=gate_limits or GateLimits(),
+        gate_settings = GateSettings(
+            policy_file=directory / "policy.toml",
+            bearer=BearerSettings(
+                issuers=(IssuerSettings(issuer=ISSUER, key_files=(public_file,)),),
+                audiences=(AUDIENCE,),
             ),
-            clock=clock,
-            audit=audit,
+            limits=gate_limits or GateLimits(),
         )
+        gate = build_gate(gate_settings, clock=clock, audit=audit)
         stack.callback(gate.close)
         timers: list[asyncio.TimerHandle] = []
         stack.callback(lambda: [timer.cancel() for timer in timers])
@@ -332,6 +331,7 @@ async def running_relay(
             ca_pem=site.ca_file.read_bytes(),
             signing_key=signing_key,
             gate=gate,
+            gate_settings=gate_settings,
             dataplane=dataplane,
             front_end=front_end,
             audit=audit,
