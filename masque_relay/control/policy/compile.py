@@ -170,6 +170,10 @@ class CompiledPolicy:
             return self._decide_without_address(query, certain, perhaps, mask)
         return self._decide_by_address(query, mask, port, unwrap(query.address))
 
+    def rules_for(self, query: Query) -> list[Rule]:
+        """Return the rules for the identity, method, source and moment of a query, in order."""
+        return [rule for rule, _ in self._in_order(self._applicable(query), query)]
+
     def packet_table(self, query: Query) -> PacketTable:
         """Return the packet filter for the identity, name, source and moment of a query."""
         rules = list(self._in_order(self._applicable(query), query))
