@@ -12,6 +12,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from masque_relay.admin.limits import AdminLimits
+from masque_relay.config.connect_ip import ConnectIpSection
 from masque_relay.config.turn import TurnSection
 from masque_relay.config.values import (
     AdminAddress,
@@ -263,6 +264,8 @@ class RelayConfig(Section):
     """TCP tunnels: classic CONNECT and connect-tcp."""
     turn: TurnSection = TurnSection()
     """STUN and TURN."""
+    connect_ip: ConnectIpSection = ConnectIpSection()
+    """CONNECT-IP (RFC 9484): IP tunnels."""
     dns: DnsSection = DnsSection()
     """How the names of targets are resolved."""
     egress: EgressSection = EgressSection()

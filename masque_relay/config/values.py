@@ -1,7 +1,7 @@
 """Owns the field types that several sections share: listen addresses and durations."""
 
 from enum import StrEnum
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +9,9 @@ from pydantic import AfterValidator, Field, PlainValidator
 
 from masque_relay.admin.address import UnixSocket
 from masque_relay.contract.address import Endpoint, IPAddress
+from masque_relay.contract.ip_scope import IPNetwork
 from masque_relay.wire.errors import WireError
+from masque_relay.wire.host import parse_host
 from masque_relay.wire.uri_template import UriTemplate
 from masque_relay.wire.varint import MAX_VARINT
 
@@ -95,6 +97,33 @@ def _checked_template(text: str) -> str:
     return text
 
 
+def _checked_ip_template(text: str) -> str:
+    try:
+        UriTemplate.parse(text)
+    except WireError as error:
+        raise ValueError(f"{text!r} is not a usable URI template: {error}") from None
+    return text
+
+
+def _ip_network(value: object) -> IPNetwork:
+    try:
+        if not isinstance(value, str):
+            raise ValueError
+        return ip_network(value)
+    except ValueError:
+        raise ValueError("must be a network such as 10.71.0.0/16, in quotes") from None
+
+
+def _domain_name(text: str) -> str:
+    try:
+        host = parse_host(text)
+    except WireError as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(host, str):
+        raise ValueError(f"{text!r} is an address, not a name")
+    return host
+
+
 def _ip_address(value: object) -> IPAddress:
     try:
         if not isinstance(value, str):
@@ -109,6 +138,15 @@ AnyIpAddress = Annotated[IPAddress, PlainValidator(_ip_address)]
 
 UriTemplateText = Annotated[str, AfterValidator(_checked_template)]
 """A URI template (RFC 6570) with ``target_host`` and ``target_port`` (RFC 9298 section 2)."""
+
+IpTemplateText = Annotated[str, AfterValidator(_checked_ip_template)]
+"""A URI template (RFC 6570) that may have ``target`` and ``ipproto`` (RFC 9484 section 3)."""
+
+IpNetworkText = Annotated[IPNetwork, PlainValidator(_ip_network)]
+"""An IPv4 or IPv6 network in CIDR notation."""
+
+DomainName = Annotated[str, AfterValidator(_domain_name)]
+"""A DNS name in its A-label form."""
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A duration in seconds."""

@@ -164,6 +164,41 @@ class BindCounters:
 
 
 @dataclass(slots=True)
+class IpCounters:
+    """CONNECT-IP; packets and bytes that passed are in TunnelCounters."""
+
+    addresses_assigned: int = 0
+    """A gauge: addresses of the pools that tunnels hold."""
+    addresses_refused: int = 0
+    """Address Requests answered with nothing: pool exhausted, or more than a tunnel may have."""
+    uplink_malformed: int = 0
+    """No whole IP packet, or one that no router forwards (source routes, chains of headers)."""
+    uplink_bad_source: int = 0
+    """From an address that the client was not given (BCP 38)."""
+    uplink_no_route: int = 0
+    """To an address that was not advertised."""
+    uplink_prohibited: int = 0
+    """Refused by the policy."""
+    uplink_wrong_protocol: int = 0
+    """Outside the IP protocol that the request is limited to."""
+    uplink_hop_limit: int = 0
+    uplink_too_big: int = 0
+    """Larger than the egress takes."""
+    uplink_egress_full: int = 0
+    """The egress would not take them."""
+    downlink_malformed: int = 0
+    downlink_out_of_scope: int = 0
+    """From an address, or of a protocol, that is not this tunnel's to hear."""
+    downlink_hop_limit: int = 0
+    downlink_too_big: int = 0
+    """Larger than the client's path takes."""
+    icmp_errors_sent: int = 0
+    """To clients, and to hosts whose packets did not reach a client."""
+    icmp_errors_suppressed: int = 0
+    """Beyond the rate."""
+
+
+@dataclass(slots=True)
 class FlowCounters:
     """Sockets towards targets, and the resolver."""
 
@@ -260,38 +295,3 @@ class MeshCounters:
     """Datagrams that no frame of the receiver's carrier holds."""
     stray_dropped: int = 0
     """Datagrams for a channel that is not open."""
-
-
-@dataclass(slots=True)
-class IpCounters:
-    """CONNECT-IP; packets and bytes that passed are in TunnelCounters."""
-
-    addresses_assigned: int = 0
-    """A gauge: addresses of the pools that tunnels hold."""
-    addresses_refused: int = 0
-    """Address Requests answered with nothing: pool exhausted, or more than a tunnel may have."""
-    uplink_malformed: int = 0
-    """No whole IP packet, or one that no router forwards (source routes, chains of headers)."""
-    uplink_bad_source: int = 0
-    """From an address that the client was not given (BCP 38)."""
-    uplink_no_route: int = 0
-    """To an address that was not advertised."""
-    uplink_prohibited: int = 0
-    """Refused by the policy."""
-    uplink_wrong_protocol: int = 0
-    """Outside the IP protocol that the request is limited to."""
-    uplink_hop_limit: int = 0
-    uplink_too_big: int = 0
-    """Larger than the egress takes."""
-    uplink_egress_full: int = 0
-    """The egress would not take them."""
-    downlink_malformed: int = 0
-    downlink_out_of_scope: int = 0
-    """From an address, or of a protocol, that is not this tunnel's to hear."""
-    downlink_hop_limit: int = 0
-    downlink_too_big: int = 0
-    """Larger than the client's path takes."""
-    icmp_errors_sent: int = 0
-    """To clients, and to hosts whose packets did not reach a client."""
-    icmp_errors_suppressed: int = 0
-    """Beyond the rate."""

@@ -17,7 +17,7 @@ class MetricRow:
     """One plain int of contract/counters.py."""
 
     group: str
-    """Which counters object: quic, http, tcp, tunnel, flow, turn."""
+    """Which counters object: quic, http, tcp, tunnel, bind, ip, flow, turn."""
     field: str
     """The attribute of that object."""
     name: str
@@ -36,7 +36,14 @@ def _gauge(group: str, field: str, name: str, text: str, /) -> MetricRow:
     return MetricRow(group=group, field=field, name=name, help=text, kind=Kind.GAUGE)
 
 
+def _ip_dropped(field: str, /, **labels: str) -> MetricRow:
+    return _row("ip", field, "ip_packets_dropped", _IP_DROPPED, **labels)
+
+
 _UDP = "UDP datagrams of the QUIC endpoint, whatever they hold."
+_IP_DROPPED = "IP packets of CONNECT-IP tunnels that were not forwarded, by cause."
+_IP_REFUSED = "Address requests of CONNECT-IP clients that got nothing."
+_IP_ICMP = "ICMP errors about packets of CONNECT-IP tunnels; suppressed: beyond the rate."
 _UDP_BYTES = "UDP payload bytes of the QUIC endpoint."
 _REFUSED = "New QUIC connections refused, by the cap that refused them."
 _FRAMES = "DATAGRAM frames (RFC 9221) on QUIC connections."
@@ -277,6 +284,22 @@ _RELAY_ROWS: tuple[MetricRow, ...] = (
         _TUNNEL_DROPPED,
         cause="oversize_down",
     ),
+    _gauge("ip", "addresses_assigned", "ip_addresses", "Addresses of the pools that tunnels hold."),
+    _row("ip", "addresses_refused", "ip_addresses_refused", _IP_REFUSED),
+    _ip_dropped("uplink_malformed", direction="up", cause="malformed"),
+    _ip_dropped("uplink_bad_source", direction="up", cause="bad_source"),
+    _ip_dropped("uplink_no_route", direction="up", cause="no_route"),
+    _ip_dropped("uplink_prohibited", direction="up", cause="prohibited"),
+    _ip_dropped("uplink_wrong_protocol", direction="up", cause="wrong_protocol"),
+    _ip_dropped("uplink_hop_limit", direction="up", cause="hop_limit"),
+    _ip_dropped("uplink_too_big", direction="up", cause="too_big"),
+    _ip_dropped("uplink_egress_full", direction="up", cause="egress_full"),
+    _ip_dropped("downlink_malformed", direction="down", cause="malformed"),
+    _ip_dropped("downlink_out_of_scope", direction="down", cause="out_of_scope"),
+    _ip_dropped("downlink_hop_limit", direction="down", cause="hop_limit"),
+    _ip_dropped("downlink_too_big", direction="down", cause="too_big"),
+    _row("ip", "icmp_errors_sent", "ip_icmp_errors", _IP_ICMP, result="sent"),
+    _row("ip", "icmp_errors_suppressed", "ip_icmp_errors", _IP_ICMP, result="suppressed"),
     _row("bind", "contexts_opened", "bind_contexts", _BIND_CONTEXTS, result="accepted"),
     _row("bind", "contexts_rejected", "bind_contexts", _BIND_CONTEXTS, result="rejected"),
     _row("bind", "denied_dropped", "bind_datagrams_dropped", _BIND_DROPPED, cause="denied"),

@@ -15,7 +15,9 @@ from masque_relay.wire.authority import parse_authority
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.structured import parse_boolean
 
-CAPSULE_PROTOCOLS = frozenset({"connect-udp", "connect-ip", "connect-tcp", "ghostwire"})
+CAPSULE_PROTOCOLS = frozenset(
+    {"connect-udp", "connect-ip", "cf-connect-ip", "connect-tcp", "ghostwire"}
+)
 """Upgrade tokens that imply the capsule protocol (RFC 9297 section 3.4), whether or not the request
 says ``Capsule-Protocol: ?1``: curl, h2o-httpclient and google/quiche do not say it."""
 

@@ -15,6 +15,7 @@ from masque_relay.contract.counters import (
     BindCounters,
     FlowCounters,
     HttpCounters,
+    IpCounters,
     QuicCounters,
     TcpCounters,
     TunnelCounters,
@@ -39,6 +40,7 @@ from masque_relay.quic.endpoint import QuicEndpoint
 from masque_relay.quic.h3_adapter import H3Session
 from masque_relay.quic.settings import EndpointSettings
 from masque_relay.quic.tls import CertificateStore
+from masque_relay.server.connect_ip import open_connect_ip
 from masque_relay.server.material import Material
 from masque_relay.server.surroundings import Listeners, Surroundings, WorkerShare
 from masque_relay.server.turn import open_turn
@@ -58,6 +60,7 @@ class Counters:
     tcp: TcpCounters = field(default_factory=TcpCounters)
     tunnel: TunnelCounters = field(default_factory=TunnelCounters)
     bind: BindCounters = field(default_factory=BindCounters)
+    ip: IpCounters = field(default_factory=IpCounters)
     flow: FlowCounters = field(default_factory=FlowCounters)
     turn: TurnCounters = field(default_factory=TurnCounters)
 
@@ -119,8 +122,17 @@ async def open_parts(
     stack.callback(gate.close)
     dataplane = _open_dataplane(config, counters)
     stack.push_async_callback(dataplane.close)
+    ip_kinds = await open_connect_ip(
+        stack,
+        config,
+        gate=gate,
+        dataplane=dataplane,
+        clock=clock,
+        counters=counters.tunnel,
+        ip_counters=counters.ip,
+    )
     app = build_app(
-        _tunnel_kinds(config, gate, dataplane, counters, clock=clock),
+        [*_tunnel_kinds(config, gate, dataplane, counters, clock=clock), *ip_kinds],
         gate=gate,
         proxy_name=config.connect_udp.proxy_name,
     )

@@ -373,6 +373,7 @@ class Relay:
                 "tcp": parts.counters.tcp,
                 "tunnel": parts.counters.tunnel,
                 "bind": parts.counters.bind,
+                "ip": parts.counters.ip,
                 "flow": parts.counters.flow,
                 "turn": parts.counters.turn,
             },

@@ -129,8 +129,11 @@ def _may_be_answered_v6(packet: bytes, *, to_group: bool) -> bool:
     return kind >= _ICMPV6_INFORMATIONAL and kind != _ICMPV6_REDIRECT
 
 
-def echo_reply(packet: bytes) -> bytes | None:
-    """Return the answer to an ICMP or ICMPv6 echo request; None when a packet is none."""
+def echo_reply(packet: bytes, *, source: bytes | None = None) -> bytes | None:
+    """Return the answer to an ICMP or ICMPv6 echo request; None when a packet is none.
+
+    ``source`` is the packed address that answers, where the request went to a group.
+    """
     if packet[0] >> 4 == 4:
         offset = (packet[0] & 0xF) * 4
         if packet[9] != IpProtocol.ICMP or (packet[6] << 8 | packet[7]) & 0x3FFF:
@@ -140,15 +143,23 @@ def echo_reply(packet: bytes) -> bytes | None:
             return None
         (rest,) = struct.unpack_from(">I", message, 4)
         reply = _icmpv4(_ECHO_REPLY_V4, 0, rest, message[_ICMP_HEADER_BYTES:])
-        source, destination = struct.unpack_from(">II", packet, 12)
-        return _ipv4(destination, source, reply)
+        answering = int.from_bytes(source or packet[16:20], "big")
+        return _ipv4(answering, int.from_bytes(packet[12:16], "big"), reply)
     message = packet[IPV6_HEADER_BYTES:]
     is_echo = len(message) >= _ICMP_HEADER_BYTES and message[0] == _ECHO_REQUEST_V6
     if packet[6] != IpProtocol.ICMPV6 or not is_echo:
         return None
     (rest,) = struct.unpack_from(">I", message, 4)
     data = message[_ICMP_HEADER_BYTES:]
-    return _ipv6(packet[24:40], packet[8:24], _ECHO_REPLY_V6, 0, rest, data)
+    return _ipv6(source or packet[24:40], packet[8:24], _ECHO_REPLY_V6, 0, rest, data)
+
+
+def echo_reply_identifier(packet: bytes) -> int | None:
+    """Return the identifier of an ICMPv6 echo reply; None when a packet is none."""
+    message = packet[IPV6_HEADER_BYTES : IPV6_HEADER_BYTES + _ICMP_HEADER_BYTES]
+    if packet[6] != IpProtocol.ICMPV6 or len(message) < _ICMP_HEADER_BYTES:
+        return None
+    return message[4] << 8 | message[5] if message[0] == _ECHO_REPLY_V6 else None
 
 
 def echo_request(source: bytes, destination: bytes, *, identifier: int, data: bytes) -> bytes:

@@ -11,6 +11,7 @@ from masque_relay.contract.counters import (
     BindCounters,
     FlowCounters,
     HttpCounters,
+    IpCounters,
     QuicCounters,
     TcpCounters,
     TunnelCounters,
@@ -38,6 +39,7 @@ GROUPS: dict[str, type] = {
     "tcp": TcpCounters,
     "tunnel": TunnelCounters,
     "bind": BindCounters,
+    "ip": IpCounters,
     "flow": FlowCounters,
     "turn": TurnCounters,
 }
