@@ -8,6 +8,7 @@ from masque_relay.contract.address import Endpoint, IPAddress
 from masque_relay.contract.flow import ByteSink, DatagramSink, TcpFlow, UdpFlow
 from masque_relay.contract.ip import PacketFilter
 from masque_relay.contract.lease import Lease
+from masque_relay.contract.policy_view import PolicyView
 from masque_relay.contract.request import RelayRequest
 from masque_relay.contract.verdict import Denial
 
@@ -97,6 +98,14 @@ class Dataplane(Protocol):
         Raises:
             FlowError: none answered; CONNECTION_TIMEOUT when the time is up.
         """
+        ...
+
+
+class PolicyDescriber(Protocol):
+    """Tells an identity what it may reach, without a tunnel."""
+
+    async def describe(self, request: RelayRequest) -> PolicyView | Denial:
+        """Return what the credential's identity may reach; method and target are not looked at."""
         ...
 
 

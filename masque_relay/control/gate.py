@@ -10,6 +10,7 @@ from masque_relay.contract.errors import ConfigError, Problem
 from masque_relay.contract.ip import PacketFilter
 from masque_relay.contract.ip_scope import IPNetwork
 from masque_relay.contract.lease import Lease
+from masque_relay.contract.policy_view import PolicyView
 from masque_relay.contract.ports import Clock, TunnelSnapshot
 from masque_relay.contract.request import RelayRequest
 from masque_relay.contract.verdict import Denial, DenyReason, EndReason
@@ -20,6 +21,7 @@ from masque_relay.control.packet_filters import PacketFilters
 from masque_relay.control.policy import CompiledPolicy
 from masque_relay.control.policy.addresses import unwrap
 from masque_relay.control.policy.rules import Decision, Outcome, Query, normalize_name
+from masque_relay.control.policy.view import view_rules
 from masque_relay.control.quota import OpenRates, QuotaLedger
 from masque_relay.control.quota_book import LocalBook, QuotaBook
 from masque_relay.control.revocation import RevocationError, RevocationList
@@ -93,6 +95,24 @@ class RelayGate:
         if self._revocations.holds(subject=principal.subject, token_id=principal.token_id):
             return Denial(reason=DenyReason.REVOKED, detail="subject or token id is revoked")
         return principal.subject
+
+    async def describe(self, request: RelayRequest) -> PolicyView | Denial:
+        """Return what the credential's identity may reach; a refusal is in the audit trail."""
+        state, now_s = self._state, self._clock.wall_s()
+        principal = await state.chain.authenticate(request, now_s=now_s)
+        if isinstance(principal, Denial):
+            self._audit.write(
+                {**self._decision_record(request, None, None, principal), "event": "describe"}
+            )
+            return principal
+        if self._revocations.holds(subject=principal.subject, token_id=principal.token_id):
+            return Denial(reason=DenyReason.REVOKED, detail="subject or token id is revoked")
+        return PolicyView(
+            rules=view_rules(
+                state.policy, principal, source=unwrap(request.source.address), now_s=now_s
+            ),
+            expires_s=principal.expires_s,
+        )
 
     def admit_address(self, lease: Lease, address: IPAddress, port: int) -> Denial | None:
         """Decide on one resolved address with all that is known; None means admitted.

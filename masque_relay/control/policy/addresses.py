@@ -121,13 +121,13 @@ def names_protected_range(network: IPNetwork) -> bool:
         inner = _embedded_network(network)
         if inner is not None:
             return names_protected_range(inner)
-    return any(_contains(outer, network) for outer, _ in PROTECTED_NETWORKS)
+    return any(contains(outer, network) for outer, _ in PROTECTED_NETWORKS)
 
 
 def overlaps_protected_range(network: IPNetwork) -> bool:
     """Return whether any protected range lies in the network, or the other way round."""
     return any(
-        _contains(network, outer) or _contains(outer, network) for outer, _ in PROTECTED_NETWORKS
+        contains(network, outer) or contains(outer, network) for outer, _ in PROTECTED_NETWORKS
     )
 
 
@@ -139,7 +139,8 @@ def _embedded_network(network: IPv6Network) -> IPv4Network | None:
     return IPv4Network((int(inner), min(32, network.prefixlen - skipped)))
 
 
-def _contains(outer: IPNetwork, inner: IPNetwork) -> bool:
+def contains(outer: IPNetwork, inner: IPNetwork) -> bool:
+    """Return whether the whole of a network lies in another; never for two families."""
     return (
         outer.version == inner.version
         and outer.prefixlen <= inner.prefixlen
