@@ -1,14 +1,19 @@
 """Owns TURN's listeners, tasks and clock: what turns the session's wishes into sockets."""
 
 import asyncio
+import socket
+import ssl
 from collections.abc import Callable, Coroutine
+from ipaddress import IPv4Address
 from types import TracebackType
 from typing import Self
 
 import structlog
 
-from fallbacks.turn.path import TurnServices, TurnSettings
+from fallbacks.turn.path import PathKind, TurnServices, TurnSettings
 from fallbacks.turn.session import TurnSession
+from fallbacks.turn.stream import TurnStream, Wire
+from fallbacks.turn.stream_listener import StreamListener
 from fallbacks.turn.udp_listener import UdpListener
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.ports import DatagramSocket
@@ -16,6 +21,9 @@ from masque_relay.contract.verdict import EndReason
 
 TICK_S = 1.0
 """How exact lifetimes, permissions and channels are."""
+
+_UNKNOWN_SERVER = Endpoint(address=IPv4Address(0), port=0)
+"""Our end of a connection that somebody else accepted: a part of what a nonce is bound to."""
 
 _log = structlog.get_logger(__name__)
 
@@ -74,7 +82,6 @@ class TurnServer:
 
     Attributes:
         session: what happens to messages.
-        udp_addresses: with their real ports.
     """
 
     def __init__(
@@ -87,8 +94,8 @@ class TurnServer:
         self._pending = pending
         self._group = asyncio.TaskGroup()
         self._udp: list[UdpListener] = []
+        self._streams: list[StreamListener] = []
         self._timer: asyncio.TimerHandle | None = None
-        self.udp_addresses: list[Endpoint] = []
 
     async def __aenter__(self) -> Self:
         """Be ready to listen."""
@@ -108,8 +115,10 @@ class TurnServer:
             self._timer.cancel()
         self.session.end_all(EndReason.DRAINED)
         self._pending.cancel()
-        for listener in self._udp:
-            listener.close()
+        for udp in self._udp:
+            udp.close()
+        for stream in self._streams:
+            stream.close()
         if exc_type is asyncio.CancelledError:
             await self._group.__aexit__(exc_type, exc, traceback)
         else:
@@ -119,13 +128,36 @@ class TurnServer:
         """Serve UDP clients on a bound socket, which is ours from now on; return its address."""
         listener = UdpListener(self.session, socket)
         self._udp.append(listener)
-        self.udp_addresses.append(listener.local)
         return listener.local
+
+    def serve_stream(self, listening: socket.socket, tls: ssl.SSLContext | None) -> Endpoint:
+        """Serve clients on a listening TCP socket, which is ours from now on; return its address.
+
+        Args:
+            listening: non-blocking.
+            tls: None for plain TCP.
+        """
+        listener = StreamListener(self.session, listening, tls=tls, group=self._group)
+        self._streams.append(listener)
+        return listener.local
+
+    def serve_connection(self, wire: Wire, *, client: Endpoint) -> TurnStream:
+        """Return what a TLS connection feeds that somebody else has accepted (RFC 7443)."""
+        return TurnStream(
+            self.session, wire, kind=PathKind.TLS, client=client, server=_UNKNOWN_SERVER
+        )
+
+    def replace_tls(self, context: ssl.SSLContext) -> None:
+        """Use other certificates for handshakes that begin from now on."""
+        for listener in self._streams:
+            listener.replace_tls(context)
 
     def status(self) -> dict[str, object]:
         """Return listeners and counts for a status page; JSON-ready, without identities."""
         return {
-            "udp": [str(address) for address in self.udp_addresses],
+            "udp": [str(listener.local) for listener in self._udp],
+            "tcp": self._stream_addresses(PathKind.TCP),
+            "tls": self._stream_addresses(PathKind.TLS),
             "allocations": len(self.session.allocations),
         }
 
@@ -137,9 +169,14 @@ class TurnServer:
         """Refuse new allocations; those that exist go on."""
         self._services.draining = True
 
+    def _stream_addresses(self, kind: PathKind) -> list[str]:
+        return [str(listener.local) for listener in self._streams if listener.kind is kind]
+
     def _tick(self) -> None:
         try:
             self.session.tick()
         except Exception:  # noqa: BLE001 (one allocation's bug must not keep the others alive)
             _log.exception("turn_tick_failed")
+        for listener in self._streams:
+            listener.sweep()
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)

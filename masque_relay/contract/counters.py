@@ -109,6 +109,8 @@ class TcpCounters:
     """Complete, HTTP/2 agreed."""
     handshakes_h1: int = 0
     """Complete, HTTP/1.1 agreed or no ALPN at all."""
+    handshakes_other: int = 0
+    """Complete, and for somebody else: a foreign ALPN."""
     handshakes_failed: int = 0
     """Ended before it was complete: refused, given up or too slow."""
     refused_total: int = 0

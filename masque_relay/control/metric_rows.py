@@ -231,6 +231,7 @@ _RELAY_ROWS: tuple[MetricRow, ...] = (
     ),
     _row("tcp", "handshakes_h2", "tcp_handshakes", _TLS_HANDSHAKES, result="h2"),
     _row("tcp", "handshakes_h1", "tcp_handshakes", _TLS_HANDSHAKES, result="h1"),
+    _row("tcp", "handshakes_other", "tcp_handshakes", _TLS_HANDSHAKES, result="other"),
     _row("tcp", "handshakes_failed", "tcp_handshakes", _TLS_HANDSHAKES, result="failed"),
     _row("tcp", "refused_total", "tcp_refused", _TCP_REFUSED, cap="total"),
     _row("tcp", "refused_half_open", "tcp_refused", _TCP_REFUSED, cap="half_open"),

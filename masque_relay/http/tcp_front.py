@@ -40,6 +40,10 @@ UNSENT_BYTES = 131_072
 _log = structlog.get_logger(__name__)
 
 
+ForeignSession = Callable[[TcpConnection, TcpLink], TcpSession]
+"""Makes the session of a connection whose ALPN is not HTTP's; the connection is its Wire."""
+
+
 class TcpFront:
     """HTTP/2 and HTTP/1.1 over TLS for the application of an HttpFrontEnd; a context manager.
 
@@ -61,6 +65,7 @@ class TcpFront:
         self._counters = counters
         self._clock = clock
         self._alt_svc: bytes | None = None
+        self._foreign: dict[str, ForeignSession] = {}
         self._listener: socket.socket | None = None
         self._keys: dict[TcpConnection, bytes] = {}
         self._per_source: Counter[bytes] = Counter()
@@ -125,6 +130,13 @@ class TcpFront:
         self._sweep_timer = loop.call_later(SWEEP_S, self._sweep)
         return Endpoint(address=address.address, port=self._listener.getsockname()[1])
 
+    def serve_alpn(self, alpn: str, begin: ForeignSession) -> None:
+        """Hand connections that agree on a foreign ALPN to somebody else.
+
+        The context must offer it; caps, handshakes and deadlines stay ours.
+        """
+        self._foreign[alpn] = begin
+
     def replace_context(self, context: ssl.SSLContext) -> None:
         """Use other certificates for handshakes that begin from now on."""
         self._context = context
@@ -148,6 +160,10 @@ class TcpFront:
     def begin(self, connection: TcpConnection, link: TcpLink) -> TcpSession:
         """Return the session for what ALPN agreed on; without ALPN it is HTTP/1.1."""
         self._counters.connections_half_open -= 1
+        foreign = self._foreign.get(link.alpn or "")
+        if foreign is not None:
+            self._counters.handshakes_other += 1
+            return foreign(connection, link)
         services = TcpServices(
             limits=self._limits,
             counters=self._counters,

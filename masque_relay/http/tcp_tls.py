@@ -38,6 +38,7 @@ def build_server_context(
     asks_for_certificate: bool = False,
     requires_certificate: bool = False,
     refuse_unknown_names: bool = False,
+    alpn_protocols: Sequence[str] = (ALPN_H2, ALPN_H1),
 ) -> ssl.SSLContext:
     """Return a context that gives a client the certificate of the name it asks for.
 
@@ -49,6 +50,7 @@ def build_server_context(
         asks_for_certificate: a client may present one.
         requires_certificate: a client without one is refused.
         refuse_unknown_names: refuse a name that no certificate has.
+        alpn_protocols: what is served, best first; a client that asks for none of it gets none.
 
     Raises:
         OSError: a file can't be read, or (ssl.SSLError) is not what it should be.
@@ -58,6 +60,7 @@ def build_server_context(
             identity,
             client_ca_pem=client_ca_pem if asks_for_certificate else None,
             requires_certificate=requires_certificate,
+            alpn_protocols=alpn_protocols,
         )
         for identity in identities
     ]
@@ -86,14 +89,18 @@ def build_server_context(
 
 
 def _context(
-    identity: CertificateFiles, *, client_ca_pem: bytes | None, requires_certificate: bool
+    identity: CertificateFiles,
+    *,
+    client_ca_pem: bytes | None,
+    requires_certificate: bool,
+    alpn_protocols: Sequence[str],
 ) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.sslobject_class = ServerTls
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.set_alpn_protocols([ALPN_H2, ALPN_H1])
+    context.set_alpn_protocols(list(alpn_protocols))
     context.load_cert_chain(identity.certificate_file, identity.key_file)
     if client_ca_pem is not None:
         context.load_verify_locations(cadata=client_ca_pem.decode("ascii"))

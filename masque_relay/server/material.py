@@ -4,7 +4,8 @@ Everything is read before anything is put in force, so that a bad file changes n
 """
 
 import ssl
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -14,11 +15,19 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from masque_relay.config import HttpsListen, RelayConfig
 from masque_relay.contract.errors import ConfigError, Problem
-from masque_relay.http.tcp_tls import CertificateFiles, build_server_context
+from masque_relay.http.tcp_tls import (
+    ALPN_H1,
+    ALPN_H2,
+    CertificateFiles,
+    build_server_context,
+)
 from masque_relay.quic.retry import EndpointSecrets
 from masque_relay.quic.tls import CertificateIdentity, ClientCertificates
 
 Value = TypeVar("Value")
+
+ALPN_TURN = "stun.turn"
+"""RFC 7443."""
 
 MIN_SECRET_BYTES = 32
 MIN_ADMIN_TOKEN_CHARACTERS = 16
@@ -37,6 +46,8 @@ class Material:
     client_ca_pem: bytes | None
     tcp_tls: ssl.SSLContext | None
     """The same certificates for TCP; None where HTTP/2 and HTTP/1.1 are off."""
+    turn_tls: ssl.SSLContext | None
+    """The same for TURN's own ports; None where there are none with TLS."""
     secrets: EndpointSecrets = field(repr=False)
     admin_token: str = field(repr=False)
 
@@ -63,8 +74,14 @@ def load_material(config: RelayConfig) -> Material:
     admin_token = _collect(problems, lambda: _admin_token(config.admin.token_file))
     client_ca_pem = _collect(problems, lambda: _client_ca(config))
     tcp_tls: ssl.SSLContext | None = None
+    turn_tls: ssl.SSLContext | None = None
     if len(identities) == len(pairs):
-        tcp_tls = _collect(problems, lambda: _tcp_tls(config, pairs, identities, client_ca_pem))
+        files = [
+            CertificateFiles(certificate_file=pair[0], key_file=pair[1], names=identity.names)
+            for pair, identity in zip(pairs, identities, strict=True)
+        ]
+        tcp_tls = _collect(problems, lambda: _tcp_tls(config, files, client_ca_pem))
+        turn_tls = _collect(problems, lambda: _turn_tls(config, files))
     if problems or secrets is None or admin_token is None:
         raise ConfigError(problems)
     return Material(
@@ -73,6 +90,7 @@ def load_material(config: RelayConfig) -> Material:
         client_certificates=_client_certificates(config),
         client_ca_pem=client_ca_pem,
         tcp_tls=tcp_tls,
+        turn_tls=turn_tls,
         secrets=secrets,
         admin_token=admin_token,
     )
@@ -98,26 +116,42 @@ def _identity(certificate_file: Path, key_file: Path, key_path: str) -> Certific
 
 
 def _tcp_tls(
-    config: RelayConfig,
-    pairs: Sequence[tuple[Path, Path, str]],
-    identities: Sequence[CertificateIdentity],
-    client_ca_pem: bytes | None,
+    config: RelayConfig, files: Sequence[CertificateFiles], client_ca_pem: bytes | None
 ) -> ssl.SSLContext | None:
     """Read the same files for OpenSSL."""
     if config.listen.https is HttpsListen.OFF:
         return None
     wanted = _client_certificates(config)
-    try:
+    alpn_protocols = [ALPN_H2, ALPN_H1]
+    if config.turn.on_https_port:
+        alpn_protocols.append(ALPN_TURN)
+    with _openssl_problems(config):
         return build_server_context(
-            [
-                CertificateFiles(certificate_file=pair[0], key_file=pair[1], names=identity.names)
-                for pair, identity in zip(pairs, identities, strict=True)
-            ],
+            files,
             client_ca_pem=client_ca_pem,
             asks_for_certificate=wanted is not ClientCertificates.IGNORED,
             requires_certificate=wanted is ClientCertificates.REQUIRED,
             refuse_unknown_names=config.tls.refuse_unknown_names,
+            alpn_protocols=alpn_protocols,
         )
+
+
+def _turn_tls(config: RelayConfig, files: Sequence[CertificateFiles]) -> ssl.SSLContext | None:
+    """Read them for TURN's ports; STUN clients have no certificates."""
+    if not config.turn.tls:
+        return None
+    with _openssl_problems(config):
+        return build_server_context(
+            files,
+            refuse_unknown_names=config.tls.refuse_unknown_names,
+            alpn_protocols=[ALPN_TURN],
+        )
+
+
+@contextmanager
+def _openssl_problems(config: RelayConfig) -> Generator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise _problem(
             config.tls.certificate_file, "tls.certificate_file", f"OpenSSL: {error}"

@@ -177,7 +177,8 @@ async def open_parts(
     turn = await open_turn(
         stack,
         config,
-        tls=material.tcp_tls,
+        tls=material.turn_tls,
+        tcp_front=tcp_front,
         gate=gate,
         clock=clock,
         counters=counters.turn,

@@ -3,9 +3,11 @@
 import ssl
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
+from functools import partial
 
 from fallbacks.turn.path import RelayAddress, TurnServices, TurnSettings
 from fallbacks.turn.server import PendingRequests, Readers, TurnServer
+from fallbacks.turn.stream import TurnStream
 from masque_relay.config import RelayConfig
 from masque_relay.config.turn import TurnSection
 from masque_relay.contract.address import Endpoint, IPAddress
@@ -17,6 +19,9 @@ from masque_relay.control.gate import RelayGate
 from masque_relay.dataplane.offload import RECEIVE_BYTES
 from masque_relay.dataplane.own_address import is_own_public
 from masque_relay.dataplane.relay_socket import relay_socket_factory
+from masque_relay.http.tcp_connection import TcpConnection, TcpLink
+from masque_relay.http.tcp_front import TcpFront
+from masque_relay.server.material import ALPN_TURN
 from masque_relay.server.surroundings import Listeners
 
 
@@ -25,6 +30,7 @@ async def open_turn(  # noqa: PLR0913 (all by keyword, from one place)
     config: RelayConfig,
     *,
     tls: ssl.SSLContext | None,
+    tcp_front: TcpFront | None,
     gate: RelayGate,
     clock: Clock,
     counters: TurnCounters,
@@ -40,7 +46,6 @@ async def open_turn(  # noqa: PLR0913 (all by keyword, from one place)
     section = config.turn
     if not section.is_on:
         return None
-    del tls
     settings = turn_settings(section)
     pending = PendingRequests(settings.limits.pending_requests)
     readers = Readers()
@@ -65,7 +70,22 @@ async def open_turn(  # noqa: PLR0913 (all by keyword, from one place)
             server.serve_udp(listeners.datagram(name, address, config.listen.socket, flows))
         except FlowError as error:
             raise _cannot_listen(name, address, error.detail) from error
+    for key, addresses, context in (("tcp", section.tcp, None), ("tls", section.tls, tls)):
+        for index, address in enumerate(addresses):
+            name = f"turn.{key}[{index}]"
+            try:
+                server.serve_stream(listeners.stream(name, address), context)
+            except OSError as error:
+                detail = error.strerror or str(error)
+                raise _cannot_listen(name, address, detail) from error
+    if section.on_https_port and tcp_front is not None:
+        tcp_front.serve_alpn(ALPN_TURN, partial(_begin_on_https, server))
     return server
+
+
+def _begin_on_https(server: TurnServer, connection: TcpConnection, link: TcpLink) -> TurnStream:
+    """Return the session of a connection of the HTTPS port that agreed on TURN's ALPN."""
+    return server.serve_connection(connection, client=link.peer)
 
 
 def turn_settings(section: TurnSection) -> TurnSettings:
