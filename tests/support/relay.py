@@ -49,6 +49,7 @@ from masque_relay.http.routes import build_app
 from masque_relay.http.tcp_front import TcpFront
 from masque_relay.http.tcp_limits import TcpLimits
 from masque_relay.http.tcp_tls import CertificateFiles, build_server_context
+from masque_relay.http.tunnel import TunnelKind
 from masque_relay.quic.application import Headers
 from masque_relay.quic.endpoint import QuicEndpoint
 from masque_relay.quic.limits import QuicLimits
@@ -121,6 +122,16 @@ class ListAudit:
     def ends(self) -> list[Mapping[str, object]]:
         """The records of tunnels that ended."""
         return [record for record in self.records if record["event"] == "tunnel_end"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KindServices:
+    """What further kinds of tunnel are made of."""
+
+    gate: RelayGate
+    dataplane: InprocDataplane
+    clock: SystemClock
+    counters: TunnelCounters
 
 
 @dataclass(kw_only=True)
@@ -221,6 +232,7 @@ async def running_relay(
     bind: BindSettings | None = None,
     bind_limits: BindLimits | None = None,
     inbound: Inbound = Inbound.POLICY,
+    more_kinds: Callable[[KindServices], Sequence[TunnelKind]] = lambda _: (),
 ) -> AsyncGenerator[InProcessRelay]:
     """Run a relay while the block runs."""
     clock, audit = SystemClock(), ListAudit()
@@ -282,7 +294,15 @@ async def running_relay(
             udp_kind = bound_udp_kind(udp_kind, bound_udp)
         front_end = HttpFrontEnd(
             build_app(
-                [udp_kind, *connect_tcp_kinds(tcp_services)],
+                [
+                    udp_kind,
+                    *connect_tcp_kinds(tcp_services),
+                    *more_kinds(
+                        KindServices(
+                            gate=gate, dataplane=dataplane, clock=clock, counters=tunnels
+                        )
+                    ),
+                ],
                 gate=gate,
                 proxy_name=DEFAULT_PROXY_NAME,
                 site=make_site(gate),
