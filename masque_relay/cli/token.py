@@ -19,6 +19,8 @@ from masque_relay.control.auth.tokens import (
     read_token,
     signature_verifies,
 )
+from masque_relay.wire.errors import WireError
+from masque_relay.wire.peer_id import parse_peer_id
 
 MAX_INPUT_CHARACTERS = 65_536  # eight times what a relay accepts
 
@@ -68,6 +70,7 @@ def token() -> None:
 @click.option("--issuer", required=True, help="Who issues it, as the relay's configuration says.")
 @click.option("--expires", type=Duration(), default="1h", show_default=True, help="From now.")
 @click.option("--group", "groups", multiple=True, help="A group of the subject; repeatable.")
+@click.option("--peer", "peer_text", help="The mesh peer that may use it (ghostctl peer id).")
 @click.option("--token-id", help="The jti; a random one if not given.")
 @json_option
 def issue(
@@ -77,6 +80,7 @@ def issue(
     issuer: str,
     expires: float,
     groups: tuple[str, ...],
+    peer_text: str | None,
     token_id: str | None,
     as_json: bool,
 ) -> None:
@@ -93,6 +97,13 @@ def issue(
         if not is_presentable(text):
             detail = "empty, longer than 256 characters or with control characters"
             fail(f"{option}: {detail}", exit_code=ExitCode.USAGE)
+    peer_id: bytes | None = None
+    if peer_text is not None:
+        try:
+            peer_id = parse_peer_id(peer_text)
+        except WireError as error:
+            hint = "print yours with: ghostctl peer id"
+            fail(f"--peer: {error.detail}", hint=hint, exit_code=ExitCode.USAGE)
     try:
         key = load_signing_key(key_file)
     except ConfigError as error:
@@ -108,6 +119,7 @@ def issue(
         now_s=time.time(),
         groups=groups,
         token_id=token_id,
+        peer_id=peer_id,
     )
     if as_json:
         claims = read_token(made).claims

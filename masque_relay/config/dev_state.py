@@ -90,6 +90,15 @@ who = ["dev"]
 methods = ["connect-udp", "connect-tcp", "bind-udp"]
 targets = ["*:*"]
 
+# The mesh: who may come in, and whom they may call.
+[[rule]]
+name = "dev-mesh"
+action = "allow"
+who = ["dev"]
+methods = ["ghostwire"]
+targets = ["*"]
+peers = ["*"]
+
 [[test]]
 as = "dev"
 method = "connect-udp"

@@ -83,6 +83,11 @@ class Lease(Protocol):
         ...
 
     @property
+    def peer_id(self) -> bytes | None:
+        """The Ed25519 key that the credential is bound to (RFC 7800); None where it has none."""
+        ...
+
+    @property
     def rule(self) -> str:
         """The name of the policy rule that allowed it."""
         ...

@@ -48,6 +48,14 @@ class Gate(Protocol):
         """
         ...
 
+    def admit_peer(self, lease: Lease, callee: Lease) -> Denial | None:
+        """Decide whether one mesh peer may call another; None means admitted.
+
+        What a refusal means for the wire is the session's to say: it must not tell a peer that may
+        not be called from one that is away.
+        """
+        ...
+
     def packet_filter(self, lease: Lease) -> PacketFilter:
         """Return the policy for a CONNECT-IP lease's packets; a reload changes it in place."""
         ...

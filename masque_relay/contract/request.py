@@ -111,3 +111,5 @@ class RelayRequest:
     """The peer's address as the socket saw it (or as a trusted front reported it)."""
     ip_scope: IpScope | None = None
     """What CONNECT-IP is limited to; None for every other method."""
+    proved_peer_id: bytes | None = None
+    """The Ed25519 key that this client has proved to hold, on this connection."""

@@ -12,11 +12,11 @@ from masque_relay.contract.ip_scope import IPNetwork
 from masque_relay.contract.lease import Lease
 from masque_relay.contract.policy_view import PolicyView
 from masque_relay.contract.ports import Clock, TunnelSnapshot
-from masque_relay.contract.request import RelayRequest
+from masque_relay.contract.request import Method, RelayRequest
 from masque_relay.contract.verdict import Denial, DenyReason, EndReason
 from masque_relay.control.audit import AuditTrail, format_time
 from masque_relay.control.auth.principal import Principal
-from masque_relay.control.leases import LeaseEnd, LeaseTable, RelayLease, describe_target
+from masque_relay.control.leases import LeaseEnd, LeaseTable, RelayLease
 from masque_relay.control.packet_filters import PacketFilters
 from masque_relay.control.policy import CompiledPolicy
 from masque_relay.control.policy.addresses import unwrap
@@ -24,6 +24,7 @@ from masque_relay.control.policy.rules import Decision, Outcome, Query, normaliz
 from masque_relay.control.policy.view import view_rules
 from masque_relay.control.quota import OpenRates, QuotaLedger
 from masque_relay.control.quota_book import LocalBook, QuotaBook
+from masque_relay.control.records import decision_record, end_record
 from masque_relay.control.revocation import RevocationError, RevocationList
 from masque_relay.control.settings import GateSettings
 from masque_relay.control.state import GateState, build_state
@@ -80,7 +81,7 @@ class RelayGate:
                 break
         if isinstance(principal, Denial):
             return self._refuse(request, principal, None)
-        result = self._closed() or self._grant(request, principal)
+        result = self._closed() or _unproved(request, principal) or self._grant(request, principal)
         if isinstance(result, Denial):
             return self._refuse(request, result, principal)
         self._count(request, "allowed")
@@ -139,6 +140,24 @@ class RelayGate:
         if not isinstance(lease, RelayLease):
             raise TypeError("the lease is not one of this gate")
         return self._filters.open(lease, self._state.policy, self._clock.wall_s())
+
+    def admit_peer(self, lease: Lease, callee: Lease) -> Denial | None:
+        """Decide whether one mesh peer may call another; None means admitted."""
+        if not isinstance(lease, RelayLease) or not isinstance(callee, RelayLease):
+            raise TypeError("the lease is not one of this gate")
+        principal, other = lease.principal, callee.principal
+        decision = self._state.policy.decide(
+            Query(
+                subject=principal.subject,
+                groups=principal.groups,
+                method=lease.request.method,
+                peer_subject=other.subject,
+                peer_groups=other.groups,
+                source=lease.request.source.address,
+                now_s=self._clock.wall_s(),
+            )
+        )
+        return None if decision.outcome is Outcome.ALLOW else _denial(decision)
 
     # -- the operator ---------------------------------------------------------------------------
 
@@ -393,45 +412,19 @@ class RelayGate:
         lease: RelayLease | None,
         denial: Denial | None,
     ) -> dict[str, object]:
-        record: dict[str, object] = {
-            "at": format_time(self._clock.wall_s()),
-            "event": "decision",
-            "result": "allow" if denial is None else "deny",
-            **_request_fields(request),
-            "policy": self._state.policy.digest,
-        }
-        if principal is not None:
-            record |= _principal_fields(principal)
-        if lease is not None:
-            record |= {"lease_id": lease.lease_id, "rule": lease.rule}
-        if denial is not None:
-            record |= {"reason": denial.reason.value, "detail": denial.detail}
-            record["rule"] = denial.rule
-        return record
+        return decision_record(
+            request,
+            principal,
+            lease,
+            denial,
+            policy_digest=self._state.policy.digest,
+            now_s=self._clock.wall_s(),
+        )
 
     def _released(self, end: LeaseEnd) -> None:
-        lease, request = end.lease, end.lease.request
-        self._filters.forget(lease.lease_id)
-        self.tunnel_ends[request.transport.value, end.reason.value] += 1
-        self._audit.write(
-            {
-                "at": format_time(self._clock.wall_s()),
-                "event": "tunnel_end",
-                "reason": end.reason.value,
-                "detail": end.detail,
-                "lease_id": lease.lease_id,
-                "rule": lease.rule,
-                "addresses": [str(address) for address in lease.addresses],
-                **_request_fields(request),
-                **_principal_fields(lease.principal),
-                "age_s": round(end.age_s, 3),
-                "uplink_datagrams": lease.uplink.datagram_count,
-                "uplink_bytes": lease.uplink.byte_count,
-                "downlink_datagrams": lease.downlink.datagram_count,
-                "downlink_bytes": lease.downlink.byte_count,
-                "dropped_datagrams": lease.uplink.dropped_count + lease.downlink.dropped_count,
-            }
-        )
+        self._filters.forget(end.lease.lease_id)
+        self.tunnel_ends[end.lease.request.transport.value, end.reason.value] += 1
+        self._audit.write(end_record(end, now_s=self._clock.wall_s()))
 
     def _operator_record(self, event: str, **fields: object) -> dict[str, object]:
         return {"at": format_time(self._clock.wall_s()), "event": event, **fields}
@@ -484,27 +477,24 @@ def open_revocations(settings: GateSettings) -> RevocationList:
     return RevocationList(file=settings.revocations_file, max_entries=settings.limits.revocations)
 
 
+def _unproved(request: RelayRequest, principal: Principal) -> Denial | None:
+    """Refuse a credential that is bound to a key where nobody proves to hold it (RFC 7800).
+
+    A Ghostwire session proves it after its admission, before anything else.
+    """
+    if (
+        principal.peer_id is None
+        or request.method is Method.GHOSTWIRE
+        or request.proved_peer_id == principal.peer_id
+    ):
+        return None
+    detail = "the credential is bound to a key that was not proved"
+    return Denial(reason=DenyReason.CREDENTIAL_INVALID, detail=detail)
+
+
 def _denial(decision: Decision) -> Denial:
     return Denial(
         reason=decision.reason or DenyReason.POLICY,
         detail=decision.detail,
         rule=None if decision.rule is None else decision.rule.name,
     )
-
-
-def _request_fields(request: RelayRequest) -> dict[str, object]:
-    return {
-        "request_id": request.request_id,
-        "transport": request.transport.value,
-        "method": request.method.value,
-        "target": describe_target(request) or None,
-        "source": str(request.source),
-    }
-
-
-def _principal_fields(principal: Principal) -> dict[str, object]:
-    return {
-        "subject": principal.subject,
-        "credential": principal.method.value,
-        "token_id": principal.token_id,
-    }

@@ -103,6 +103,11 @@ class RelayLease:
         return self.principal.subject
 
     @property
+    def peer_id(self) -> bytes | None:
+        """The key that the credential is bound to."""
+        return self.principal.peer_id
+
+    @property
     def rule(self) -> str:
         """The policy rule that allowed it; until an address is admitted, the one by the name."""
         return self.rules[0].name

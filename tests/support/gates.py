@@ -117,6 +117,7 @@ class GateBench:
         groups: Sequence[str] = (),
         token_id: str | None = None,
         audience: str = AUDIENCE,
+        peer_id: bytes | None = None,
     ) -> str:
         return issue_token(
             self.key,
@@ -127,6 +128,7 @@ class GateBench:
             now_s=self.clock.wall_s(),
             groups=groups,
             token_id=token_id,
+            peer_id=peer_id,
         )
 
     def request(

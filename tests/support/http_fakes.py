@@ -196,6 +196,7 @@ class FakeLease:
         self.lease_id = "lease-1"
         self.request = request
         self.subject = "alice"
+        self.peer_id: bytes | None = None
         self.rule = "test rule"
         self.limits = limits or TunnelLimits()
         self.uplink = FakeMeter()

@@ -4,6 +4,7 @@ The key is chosen by ``kid`` and brings its algorithm and its issuer along; noth
 change either.
 """
 
+import base64
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from masque_relay.control.auth.principal import (
     is_presentable,
 )
 from masque_relay.control.settings import BearerSettings, IssuerSettings
+from masque_relay.wire.peer_id import PEER_ID_BYTES
 
 MAX_KEYS_WITHOUT_KID = 4  # signature checks that one token without kid may cost
 _MAX_TIME_S = 1e11  # year 5138; later is nonsense and overflows dates
@@ -149,6 +151,7 @@ class BearerAuthenticator:
         return Principal(
             subject=subject,
             groups=self._groups(claims),
+            peer_id=_bound_key(claims.get("cnf")),
             token_id=token_id,
             expires_s=expires_s,
             method=CredentialKind.BEARER,
@@ -191,6 +194,28 @@ class BearerAuthenticator:
         if len(groups) > MAX_GROUPS:
             raise _Refused(DenyReason.CREDENTIAL_INVALID, f"more than {MAX_GROUPS} groups")
         return tuple(sorted(set(groups)))
+
+
+def _bound_key(claim: object) -> bytes | None:
+    """Return the Ed25519 key of a ``cnf`` claim (RFC 7800 section 3.2, RFC 8037 section 2).
+
+    A token that is bound in another way is refused: whoever bound it did not mean it to be used
+    without the proof.
+    """
+    if claim is None:
+        return None
+    jwk: object = cast("dict[str, object]", claim).get("jwk") if isinstance(claim, dict) else None
+    key = cast("dict[str, object]", jwk) if isinstance(jwk, dict) else {}
+    text = key.get("x")
+    if key.get("kty") != "OKP" or key.get("crv") != "Ed25519" or not isinstance(text, str):
+        raise _Refused(DenyReason.CREDENTIAL_INVALID, "cnf has no Ed25519 key")
+    try:
+        peer_id = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except ValueError as error:
+        raise _Refused(DenyReason.CREDENTIAL_INVALID, "the key of cnf is not base64url") from error
+    if len(peer_id) != PEER_ID_BYTES:
+        raise _Refused(DenyReason.CREDENTIAL_INVALID, "the key of cnf has not 32 bytes")
+    return peer_id
 
 
 def load_bearer(settings: BearerSettings) -> BearerAuthenticator:

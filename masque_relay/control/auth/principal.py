@@ -40,6 +40,8 @@ class Principal:
     """``jti`` of a token, ``cert:`` and a digest of a certificate; None for a password."""
     expires_s: float | None = None
     """Seconds since the epoch; no lease outlives it. None: the credential does not expire."""
+    peer_id: bytes | None = None
+    """The Ed25519 public key that the credential is bound to (``cnf``, RFC 7800)."""
     method: CredentialKind
     key_id: str
     """What the trust rests on: a digest of the key, the CA or the password hash. When a reload

@@ -1,5 +1,6 @@
 """Owns the tokens that we issue ourselves: JSON Web Tokens (RFC 7519), signed (RFC 7515)."""
 
+import base64
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -34,10 +35,12 @@ def issue_token(  # noqa: PLR0913 (one keyword per claim reads best)
     now_s: float,
     groups: Sequence[str] = (),
     token_id: str | None = None,
+    peer_id: bytes | None = None,
 ) -> str:
     """Return a signed token that holds from ``now_s`` (seconds since the epoch) for its lifetime.
 
     Without ``token_id`` a random one is made, so that every token can be revoked by its ``jti``.
+    With ``peer_id``, an Ed25519 public key, it is bound to that mesh peer (RFC 7800, RFC 8037).
     """
     issued_at = int(now_s)
     claims: dict[str, object] = {
@@ -51,6 +54,9 @@ def issue_token(  # noqa: PLR0913 (one keyword per claim reads best)
     }
     if groups:
         claims["groups"] = list(groups)
+    if peer_id is not None:
+        x = base64.urlsafe_b64encode(peer_id).decode("ascii").rstrip("=")
+        claims["cnf"] = {"jwk": {"kty": "OKP", "crv": "Ed25519", "x": x}}
     return jwt.encode(claims, key.private, algorithm=key.algorithm.value, headers={"kid": key.kid})
 
 

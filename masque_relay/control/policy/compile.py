@@ -6,7 +6,7 @@ one by one instead; a property test holds the two together.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from masque_relay.contract.address import IPAddress
 from masque_relay.contract.request import Method
@@ -85,16 +85,21 @@ class _Networks:
 
 
 class _Subjects:
-    """Which rules apply to whom."""
+    """Which rules name whom, in one of their lists."""
 
-    def __init__(self, rules: tuple[Rule, ...], groups: dict[str, Group]) -> None:
+    def __init__(
+        self,
+        rules: tuple[Rule, ...],
+        groups: dict[str, Group],
+        entries_of: Callable[[Rule], tuple[str, ...]],
+    ) -> None:
         self._groups = groups
         self._everyone = 0
         self._exact: dict[str, int] = {}
         self._globs: dict[str, tuple[re.Pattern[str], int]] = {}
         self._claims: dict[str, int] = {}
         for index, rule in enumerate(rules):
-            for entry in rule.who:
+            for entry in entries_of(rule):
                 if entry.startswith(GROUP_PREFIX):
                     self._add_group(entry.removeprefix(GROUP_PREFIX), 1 << index)
                 else:
@@ -139,11 +144,13 @@ class CompiledPolicy:
         self.warnings = document.warnings
         self.digest = digest
         """The beginning of the file's SHA-256: which policy decided, in the audit trail."""
-        self._subjects = _Subjects(document.rules, document.groups)
+        self._subjects = _Subjects(document.rules, document.groups, lambda rule: rule.who)
+        self._callees = _Subjects(document.rules, document.groups, lambda rule: rule.peers)
         self._identities: dict[tuple[str, tuple[str, ...], Method], int] = {}
         self._packet_tables: dict[tuple[int, str | None], PacketTable] = {}
         self._methods = dict.fromkeys(Method, 0)
         self._allow = 0
+        self._with_peers = 0
         self._conditional = 0
         self._targetless = 0
         self._by_any_host = _PortMask()
@@ -159,6 +166,9 @@ class CompiledPolicy:
     def decide(self, query: Query) -> Decision:
         """Return the answer of the first rule that matches; no rule denies."""
         mask = self._applicable(query)
+        if query.peer_subject is not None:
+            return self._decide_peer(query, query.peer_subject, mask)
+        mask &= ~self._with_peers | self._allow  # a deny rule with peers is about calls only
         if query.targetless:
             perhaps = self._has_address_pattern
             return self._decide_without_address(query, self._targetless, perhaps, mask)
@@ -193,8 +203,8 @@ class CompiledPolicy:
         return table
 
     def _add(self, rule: Rule, bit: int) -> None:
-        if rule.allow and rule.peers:
-            return  # no request names a mesh peer yet, so such a rule allows nobody (Rule.peers)
+        if rule.peers:
+            self._with_peers |= bit
         if rule.allow:
             self._allow |= bit
         if rule.times is not None or rule.sources:
@@ -232,6 +242,15 @@ class CompiledPolicy:
                 self._identities.clear()
             self._identities[key] = mask
         return mask
+
+    def _decide_peer(self, query: Query, peer_subject: str, applicable: int) -> Decision:
+        """Decide on a call: to allow it a rule must name the callee, to refuse it none has to."""
+        named = self._callees.find(peer_subject, query.peer_groups)
+        hits = applicable & (named | ~self._with_peers & ~self._allow)
+        rule, _ = next(self._in_order(hits, query), (None, 0))
+        if rule is not None and rule.allow:
+            return Decision(outcome=Outcome.ALLOW, rule=rule)
+        return refused(rule)
 
     def _decide_by_address(
         self, query: Query, applicable: int, port: int, address: IPAddress

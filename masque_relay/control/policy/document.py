@@ -174,11 +174,11 @@ class DocumentReader:
         rule = Rule(
             name=name,
             allow=allow,
-            who=self._who(table),
+            who=self._subjects(table, "who", required=True),
             methods=methods,
             targets=tuple(_parse_each(table, "targets", parse_target, required=True)),
             sources=tuple(_parse_each(table, "sources", parse_network)),
-            peers=tuple(text for _, text in table.texts("peers")),
+            peers=self._subjects(table, "peers", required=False),
             times=None if times is None else self._times(times),
             limits=defaults if limits is None else self._limits(limits, defaults),
             line=table.line(),
@@ -190,11 +190,11 @@ class DocumentReader:
         table.finish()
         return rule
 
-    def _who(self, table: TomlTable) -> tuple[str, ...]:
+    def _subjects(self, table: TomlTable, key: str, *, required: bool) -> tuple[str, ...]:
         entries: list[str] = []
-        for index, text in table.texts("who", required=True):
+        for index, text in table.texts(key, required=required):
             if text.startswith(GROUP_PREFIX):
-                self._known_group(table, "who", index, text.removeprefix(GROUP_PREFIX))
+                self._known_group(table, key, index, text.removeprefix(GROUP_PREFIX))
             entries.append(text)
         return tuple(entries)
 

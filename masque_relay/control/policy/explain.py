@@ -107,29 +107,47 @@ def _settle(
 
 
 def _step(rule: Rule, query: Query, groups: Mapping[str, Group]) -> Step:
-    if not any(_is_meant(entry, query, groups) for entry in rule.who):
+    if not any(_is_meant(entry, query.subject, query.groups, groups) for entry in rule.who):
         return Step(
             rule=rule, match=Match.NO, why=f"who: {query.subject!r} is not among {_list(rule.who)}"
         )
     if query.method not in rule.methods:
         why = f"methods: {query.method} is not among {_list(sorted(rule.methods))}"
         return Step(rule=rule, match=Match.NO, why=why)
-    if rule.allow and rule.peers:
-        return Step(rule=rule, match=Match.NO, why="peers: the request names no mesh peer")
     if not conditions_hold(rule, query):
         return Step(rule=rule, match=Match.NO, why=_failed_condition(rule, query))
+    if query.peer_subject is not None:
+        return _step_of_call(rule, query, query.peer_subject, groups)
+    if rule.peers and not rule.allow:
+        return Step(rule=rule, match=Match.NO, why="peers: it is about calls to peers only")
     match, why = _match_targets(rule, query)
     return Step(rule=rule, match=match, why=why)
 
 
-def _is_meant(entry: str, query: Query, groups: Mapping[str, Group]) -> bool:
+def _step_of_call(rule: Rule, query: Query, peer_subject: str, groups: Mapping[str, Group]) -> Step:
+    if not rule.peers:
+        if rule.allow:
+            return Step(rule=rule, match=Match.NO, why="peers: it names nobody to call")
+        return Step(rule=rule, match=Match.YES, why="it is about every call")
+    for entry in rule.peers:
+        if _is_meant(entry, peer_subject, query.peer_groups, groups):
+            return Step(rule=rule, match=Match.YES, why=f"peers: {entry}")
+    why = f"peers: {peer_subject!r} is not among {_list(rule.peers)}"
+    return Step(rule=rule, match=Match.NO, why=why)
+
+
+def _is_meant(
+    entry: str, subject: str, claims: tuple[str, ...], groups: Mapping[str, Group]
+) -> bool:
     if not entry.startswith(GROUP_PREFIX):
-        return glob_to_regex(entry).fullmatch(query.subject) is not None
+        return glob_to_regex(entry).fullmatch(subject) is not None
     group = groups[entry.removeprefix(GROUP_PREFIX)]
     return (
-        any(glob_to_regex(pattern).fullmatch(query.subject) for pattern in group.subjects)
-        or any(claim in query.groups for claim in group.claims)
-        or any(_is_meant(f"{GROUP_PREFIX}{inner}", query, groups) for inner in group.groups)
+        any(glob_to_regex(pattern).fullmatch(subject) for pattern in group.subjects)
+        or any(claim in claims for claim in group.claims)
+        or any(
+            _is_meant(f"{GROUP_PREFIX}{inner}", subject, claims, groups) for inner in group.groups
+        )
     )
 
 

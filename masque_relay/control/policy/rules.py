@@ -226,8 +226,8 @@ class Rule:
     sources: tuple[IPNetwork, ...] = ()
     """Where the client may come from; empty means anywhere."""
     peers: tuple[str, ...] = ()
-    """Mesh peers. No request names one yet: an allow rule with peers matches nothing, and a deny
-    rule with peers matches whatever peer is meant."""
+    """Whom a mesh peer may call: subject patterns and ``group:NAME`` of the other peer. An allow
+    rule without peers lets somebody into the mesh, and call nobody."""
     times: Times | None = None
     limits: RuleLimits = field(default_factory=RuleLimits)
     line: int | None = None
@@ -250,6 +250,10 @@ class Query:
     or /128. With a name: an address that the name resolves to."""
     port: int | None = None
     """None (with name and address) where the method has no single target."""
+    peer_subject: str | None = None
+    """Whom a mesh peer calls; None where no call is meant."""
+    peer_groups: tuple[str, ...] = ()
+    """As the callee's credential named them."""
     source: IPAddress | None = None
     """The client's address; None matches no rule with sources that allows."""
     now_s: float

@@ -402,3 +402,52 @@ async def test_the_problems_of_a_broken_revocation_list_stop_the_start(tmp_path:
     file.write_text("{}")
     with pytest.raises(ConfigError, match="not a revocation list"):
         GateBench(tmp_path, change=lambda settings: replace(settings, revocations_file=file))
+
+
+MESH_POLICY = """
+[[rule]]
+name = "mesh"
+action = "allow"
+who = ["*"]
+methods = ["ghostwire"]
+targets = ["*"]
+peers = ["bob"]
+
+[[rule]]
+name = "web"
+action = "allow"
+who = ["*"]
+methods = ["connect-udp"]
+targets = ["*:443"]
+"""
+
+
+async def test_peers_call_those_whom_the_policy_names(tmp_path: Path) -> None:
+    bench = GateBench(tmp_path, policy=MESH_POLICY)
+    alice, bob = [
+        await bench.open(bench.request(None, subject=subject, method=Method.GHOSTWIRE))
+        for subject in ("alice", "bob")
+    ]
+    assert bench.gate.admit_peer(alice, bob) is None
+    denial = bench.gate.admit_peer(bob, alice)
+    assert denial is not None
+    assert denial.reason is DenyReason.POLICY
+    bench.reload(MESH_POLICY.replace('peers = ["bob"]', 'peers = ["carol"]'))
+    assert bench.gate.admit_peer(alice, bob) is not None
+
+
+async def test_bound_token_is_worth_nothing_without_the_proof(tmp_path: Path) -> None:
+    bench = GateBench(tmp_path, policy=MESH_POLICY)
+    key = bytes(range(32))
+    credentials = (BearerToken(token=bench.token(peer_id=key)),)
+    request = bench.request(credentials=credentials)
+
+    denial = await bench.denied(request)
+    assert (denial.reason, denial.detail) == (
+        DenyReason.CREDENTIAL_INVALID,
+        "the credential is bound to a key that was not proved",
+    )
+    await bench.denied(replace(request, proved_peer_id=bytes(32)))
+    assert (await bench.open(replace(request, proved_peer_id=key))).peer_id == key
+    mesh = bench.request(None, method=Method.GHOSTWIRE, credentials=credentials)
+    assert (await bench.open(mesh)).peer_id == key

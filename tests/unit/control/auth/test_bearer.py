@@ -342,3 +342,29 @@ FUZZ_KEY = IssuerKey(
 def test_no_token_makes_it_raise(token: str) -> None:
     bearer = BearerAuthenticator(BearerSettings(audiences=(AUDIENCE,), issuers=()), (FUZZ_KEY,))
     assert isinstance(bearer.verify(token, now_s=NOW_S), Denial)
+
+
+BOUND = {"jwk": {"kty": "OKP", "crv": "Ed25519", "x": encode_part(bytes(range(32)))}}
+
+
+def test_key_that_a_token_is_bound_to_is_its_principals(bearer: BearerAuthenticator) -> None:
+    assert accepted(bearer, sign(cnf=BOUND)).peer_id == bytes(range(32))
+    assert accepted(bearer, sign()).peer_id is None
+
+
+@pytest.mark.parametrize(
+    "cnf",
+    [
+        {},
+        {"jkt": "thumbprint"},
+        "key",
+        {"jwk": {"kty": "EC", "crv": "P-256", "x": "AAAA"}},
+        {"jwk": {"kty": "OKP", "crv": "Ed25519", "x": encode_part(bytes(31))}},
+        {"jwk": {"kty": "OKP", "crv": "Ed25519", "x": "ä"}},
+        {"jwk": {"kty": "OKP", "crv": "Ed25519"}},
+    ],
+)
+def test_token_that_is_bound_in_a_way_we_do_not_know_is_refused(
+    bearer: BearerAuthenticator, cnf: object
+) -> None:
+    assert refused(bearer, sign(cnf=cnf)) is DenyReason.CREDENTIAL_INVALID

@@ -93,24 +93,74 @@ def test_a_protected_address_is_blocked_and_the_rule_named() -> None:
     assert "'web' does not name its range by CIDR" in explanation.decision.detail
 
 
-@pytest.mark.parametrize(
-    ("policy_rule", "outcome"),
-    [("allow", Outcome.DENY), ("deny", Outcome.DENY)],
-)
-def test_a_rule_with_mesh_peers_never_allows_yet(policy_rule: str, outcome: Outcome) -> None:
-    policy = parse_policy(
-        f"""
+MESH = parse_policy(
+    """
+[group.servers]
+subjects = ["nas-*"]
+claims = ["server"]
+
 [[rule]]
-name = "mesh"
-action = "{policy_rule}"
+name = "not-the-vault"
+action = "deny"
 who = ["*"]
 methods = ["ghostwire"]
 targets = ["*"]
-peers = ["some-peer"]
+peers = ["nas-vault"]
+
+[[rule]]
+name = "use-servers"
+action = "allow"
+who = ["alice"]
+methods = ["ghostwire"]
+targets = ["*"]
+peers = ["group:servers", "bob"]
+
+[[rule]]
+name = "be-called"
+action = "allow"
+who = ["nas-*"]
+methods = ["ghostwire"]
+targets = ["*"]
+
+[[rule]]
+name = "nobody-else"
+action = "deny"
+who = ["*"]
+methods = ["ghostwire"]
+targets = ["*"]
 """
+)
+
+
+@pytest.mark.parametrize(
+    ("subject", "peer", "peer_groups", "rule", "why"),
+    [
+        ("alice", None, (), "use-servers", ""),
+        ("nas-1", None, (), "be-called", ""),
+        ("eve", None, (), "nobody-else", ""),
+        ("alice", "nas-1", (), "use-servers", "peers: group:servers"),
+        ("alice", "printer", ("server",), "use-servers", "peers: group:servers"),
+        ("alice", "bob", (), "use-servers", "peers: bob"),
+        ("alice", "nas-vault", (), "not-the-vault", "peers: nas-vault"),
+        ("alice", "carol", (), "nobody-else", "it is about every call"),
+        ("nas-1", "alice", (), "nobody-else", "it is about every call"),
+    ],
+)
+def test_calls_between_peers_are_decided_by_whom_they_name(
+    subject: str, peer: str | None, peer_groups: tuple[str, ...], rule: str, why: str
+) -> None:
+    asked = Query(
+        subject=subject,
+        method=Method.GHOSTWIRE,
+        peer_subject=peer,
+        peer_groups=peer_groups,
+        now_s=NOW_S,
     )
-    asked = Query(subject="alice", method=Method.GHOSTWIRE, now_s=NOW_S)
-    explanation = explain(policy, asked)
-    assert explanation.decision.outcome is outcome
-    assert policy.decide(asked) == explanation.decision
-    assert (explanation.decision.rule is not None) == (policy_rule == "deny")
+    explanation = explain(MESH, asked)
+
+    assert MESH.decide(asked) == explanation.decision
+    assert explanation.decision.rule is not None
+    assert explanation.decision.rule.name == rule
+    assert why in explanation.steps[-1].why
+    allowed = rule in {"use-servers", "be-called"}
+    assert explanation.decision.outcome is (Outcome.ALLOW if allowed else Outcome.DENY)
