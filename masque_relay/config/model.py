@@ -31,6 +31,7 @@ from masque_relay.dataplane.limits import FlowLimits, ResolverLimits, SocketLimi
 from masque_relay.dataplane.resolver import FamilyPreference
 from masque_relay.http.denials import DEFAULT_PROXY_NAME
 from masque_relay.http.limits import HttpLimits
+from masque_relay.http.pvd import PvdSettings
 from masque_relay.http.tcp_limits import TcpLimits
 from masque_relay.quic.limits import H3Limits, QuicLimits
 from masque_relay.tunnels.connect_udp_bind import BindLimits, Inbound
@@ -266,6 +267,8 @@ class RelayConfig(Section):
     """STUN and TURN."""
     connect_ip: ConnectIpSection = ConnectIpSection()
     """CONNECT-IP (RFC 9484): IP tunnels."""
+    pvd: PvdSettings = PvdSettings()
+    """Discovery: what `/.well-known/pvd` says."""
     dns: DnsSection = DnsSection()
     """How the names of targets are resolved."""
     egress: EgressSection = EgressSection()

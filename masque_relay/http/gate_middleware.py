@@ -15,7 +15,7 @@ from masque_relay.contract.ports import Gate
 from masque_relay.contract.request import RelayRequest, Transport
 from masque_relay.contract.verdict import Denial, DenyReason, EndReason
 from masque_relay.http.admission import Admission
-from masque_relay.http.asked import AskedReader
+from masque_relay.http.asked import Asked, AskedReader
 from masque_relay.http.credentials import parse_credentials, presents_proxy_credential
 from masque_relay.http.denials import Refusal, refuse_denial, refuse_request, send_refusal
 from masque_relay.wire.errors import WireError
@@ -69,7 +69,6 @@ class GateMiddleware:
         """Admit, run the endpoint, release."""
         if scope["type"] != self._scope_type:
             raise RuntimeError(f"the gate does not know scope type {scope['type']!r}")
-        request_id = request_id_of(scope)
         try:
             asked = self._read_asked(scope)
         except WireError as error:
@@ -77,15 +76,7 @@ class GateMiddleware:
             refusal = refuse_request(400, f"bad target: {error.detail}")
             await refuse(scope, send, refusal, proxy_name=self._proxy_name)
             return
-        request = RelayRequest(
-            request_id=request_id,
-            transport=self._transport or _TRANSPORTS.get(scope["http_version"], Transport.HTTP1),
-            method=asked.method,
-            target=asked.target,
-            ip_scope=asked.ip_scope,
-            credentials=parse_credentials(scope["headers"], _certificate_chain_der(scope)),
-            source=_source(scope),
-        )
+        request = read_request(scope, asked, transport=self._transport)
         verdict = await self._gate.admit(request)
         other = asked.fallback
         if isinstance(verdict, Denial) and verdict.reason is DenyReason.POLICY and other:
@@ -107,6 +98,19 @@ class GateMiddleware:
                 admission.close(EndReason.PEER_CLOSED)
         finally:
             admission.release()
+
+
+def read_request(scope: Scope, asked: Asked, *, transport: Transport | None = None) -> RelayRequest:
+    """Return what a scope asks of the gate; ``transport`` None tells it by the HTTP version."""
+    return RelayRequest(
+        request_id=request_id_of(scope),
+        transport=transport or _TRANSPORTS.get(scope["http_version"], Transport.HTTP1),
+        method=asked.method,
+        target=asked.target,
+        ip_scope=asked.ip_scope,
+        credentials=parse_credentials(scope["headers"], _certificate_chain_der(scope)),
+        source=_source(scope),
+    )
 
 
 async def refuse(scope: Scope, send: Send, refusal: Refusal, *, proxy_name: str) -> None:

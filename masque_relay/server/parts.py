@@ -32,8 +32,10 @@ from masque_relay.http.connect_tcp import ConnectTcpServices, connect_tcp_kinds
 from masque_relay.http.connect_udp import ConnectUdpServices, connect_udp_kind
 from masque_relay.http.connect_udp_bind import BindServices, bound_udp_kind
 from masque_relay.http.front_end import HttpFrontEnd
+from masque_relay.http.pvd import PvdEndpoint, offers_of, pvd_route
 from masque_relay.http.routes import build_app
 from masque_relay.http.tcp_front import TcpFront
+from masque_relay.http.tcp_tls import ALPN_H1, ALPN_H2
 from masque_relay.http.tunnel import TunnelKind
 from masque_relay.quic.application import ApplicationFactory
 from masque_relay.quic.endpoint import QuicEndpoint
@@ -131,11 +133,17 @@ async def open_parts(
         counters=counters.tunnel,
         ip_counters=counters.ip,
     )
-    app = build_app(
-        [*_tunnel_kinds(config, gate, dataplane, counters, clock=clock), *ip_kinds],
-        gate=gate,
-        proxy_name=config.connect_udp.proxy_name,
+    kinds = [*_tunnel_kinds(config, gate, dataplane, counters, clock=clock), *ip_kinds]
+    proxy_name = config.connect_udp.proxy_name
+    pvd = PvdEndpoint(
+        gate,
+        offers_of(kinds),
+        alpn=[H3_ALPN] if material.tcp_tls is None else [H3_ALPN, ALPN_H2, ALPN_H1],
+        settings=config.pvd,
+        clock=clock,
+        proxy_name=proxy_name,
     )
+    app = build_app(kinds, gate=gate, proxy_name=proxy_name, site=[pvd_route(pvd)])
     front_end = HttpFrontEnd(
         app,
         limits=config.http,

@@ -115,6 +115,7 @@ def needs_restart(running: RelayConfig, wanted: RelayConfig) -> tuple[str, ...]:
     differing = {
         "listen": running.listen != wanted.listen,
         "connect_udp": running.connect_udp != wanted.connect_udp,
+        "pvd": running.pvd != wanted.pvd,
         "dns": running.dns != wanted.dns,
         "egress": running.egress != wanted.egress,
         "admin": running.admin != wanted.admin,

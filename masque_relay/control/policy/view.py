@@ -7,6 +7,7 @@ method alone), and it never names what the identity's own rules do not.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from masque_relay.contract.address import IPAddress
 from masque_relay.contract.policy_view import ReachRule
@@ -159,7 +160,7 @@ def _without(network: IPNetwork, holes: Sequence[IPNetwork]) -> list[IPNetwork]:
 
 def _punched(network: IPNetwork, hole: IPNetwork) -> list[IPNetwork]:
     """Return a network without a part of it; both are of one family."""
-    halves = list(network.subnets(prefixlen_diff=1))
+    halves = cast("list[IPNetwork]", list(network.subnets()))  # of its own family
     rest: list[IPNetwork] = []
     for half in halves:
         if contains(half, hole):
