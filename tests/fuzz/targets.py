@@ -9,6 +9,17 @@ from collections.abc import Callable
 from masque_relay.wire.authority import parse_authority
 from masque_relay.wire.capsule import Capsule, CapsuleDecoder, encode_capsule
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE, split_context
+from masque_relay.wire.connect_udp_bind import (
+    decode_ack,
+    decode_assign,
+    decode_close,
+    decode_peer,
+    encode_assign,
+    encode_context_id,
+    encode_peer,
+    encode_public_addresses,
+    parse_public_addresses,
+)
 from masque_relay.wire.datagram import encode_quarter_stream_id, split_http_datagram
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.host import parse_host, parse_port
@@ -43,6 +54,23 @@ def _decode_capsules(pieces: list[bytes]) -> list[Capsule] | None:
     except WireError:
         return None
     return capsules
+
+
+def fuzz_bind_capsule(data: bytes) -> None:
+    for decode in (decode_ack, decode_close):
+        try:
+            assert decode_ack(encode_context_id(decode(data))) == decode_ack(data)
+        except WireError:
+            continue
+    assign = decode_assign(data)
+    assert decode_assign(encode_assign(assign.context_id, assign.peer)) == assign
+    if assign.peer is not None:
+        assert encode_peer(*decode_peer(assign.peer)) == assign.peer
+
+
+def fuzz_public_addresses(data: bytes) -> None:
+    found = parse_public_addresses(data.decode("latin-1"))
+    assert parse_public_addresses(encode_public_addresses(found)) == found
 
 
 def fuzz_capsule(data: bytes) -> None:
@@ -108,12 +136,14 @@ def fuzz_proxy_status(data: bytes) -> None:
 
 TARGETS: dict[str, Target] = {
     "authority": fuzz_authority,
+    "bind_capsule": fuzz_bind_capsule,
     "capsule": fuzz_capsule,
     "datagram": fuzz_datagram,
     "host": fuzz_host,
     "path": fuzz_path,
     "port": fuzz_port,
     "proxy_status": fuzz_proxy_status,
+    "public_addresses": fuzz_public_addresses,
     "structured": fuzz_structured,
     "template": fuzz_template,
     "varint": fuzz_varint,

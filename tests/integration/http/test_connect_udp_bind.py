@@ -27,8 +27,12 @@ every_version = pytest.mark.parametrize("version", VERSIONS)
 
 
 class TestTraffic:
-    @pytest.mark.clause("connect-udp-listen-15", "7", "MUST", "tell the client the bound addresses and ports")
-    @pytest.mark.clause("connect-udp-listen-15", "6", "MUST", "take the extension as agreed when both sent ?1")
+    @pytest.mark.clause(
+        "connect-udp-listen-15", "7", "MUST", "tell the client the bound addresses and ports"
+    )
+    @pytest.mark.clause(
+        "connect-udp-listen-15", "6", "MUST", "take the extension as agreed when both sent ?1"
+    )
     @every_version
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
     async def test_any_peer_talks_to_the_client_and_is_answered(
@@ -62,9 +66,7 @@ class TestTraffic:
             assert relay.dataplane.counters.flows_open == 0
 
     @every_version
-    async def test_compressed_context_carries_both_ways(
-        self, tmp_path: Path, version: str
-    ) -> None:
+    async def test_compressed_context_carries_both_ways(self, tmp_path: Path, version: str) -> None:
         async with (
             running_relay(tmp_path, policy=BIND_POLICY, bind=LOOPBACK_BIND) as relay,
             udp_peer() as peer,
@@ -121,7 +123,9 @@ class TestTraffic:
 
 
 class TestTargets:
-    @pytest.mark.clause("connect-udp-listen-15", "2", "MUST", "refuse a request with only one * (400)")
+    @pytest.mark.clause(
+        "connect-udp-listen-15", "2", "MUST", "refuse a request with only one * (400)"
+    )
     @every_version
     @pytest.mark.parametrize("path", [b"%2A/53", b"192.0.2.1/%2A", b"*/53"])
     async def test_only_one_wildcard_is_400(
@@ -131,7 +135,9 @@ class TestTargets:
             full = b"/.well-known/masque/udp/" + path + b"/"
             assert (await open_bind(relay, version, path=full)).status == 400
 
-    @pytest.mark.clause("connect-udp-listen-15", "3", "MUST", "context 0 means the target where there is one")
+    @pytest.mark.clause(
+        "connect-udp-listen-15", "3", "MUST", "context 0 means the target where there is one"
+    )
     @every_version
     async def test_request_with_a_target_has_context_0_for_it(
         self, tmp_path: Path, version: str
@@ -148,7 +154,9 @@ class TestTargets:
             client.send_datagrams([b"\x00by name"])
             await client.until_datagram(b"\x00by name")
 
-    @pytest.mark.clause("connect-udp-listen-15", "2", "MUST", "fall back to the target where bind is refused")
+    @pytest.mark.clause(
+        "connect-udp-listen-15", "2", "MUST", "fall back to the target where bind is refused"
+    )
     async def test_who_may_not_bind_gets_plain_connect_udp_to_the_target(
         self, tmp_path: Path
     ) -> None:
@@ -170,7 +178,9 @@ class TestTargets:
             assert (client.status, client.fields.get("connect-udp-bind")) == (200, None)
             assert (await open_bind(relay, "h3")).status == 400
 
-    @pytest.mark.clause("connect-udp-listen-15", "6", "MUST", "take any other value type for an absent field")
+    @pytest.mark.clause(
+        "connect-udp-listen-15", "6", "MUST", "take any other value type for an absent field"
+    )
     @pytest.mark.parametrize(
         ("fields", "binds"),
         [
@@ -192,7 +202,9 @@ class TestTargets:
 
 
 class TestPeers:
-    @pytest.mark.clause("connect-udp-listen-15", "9", "SHOULD", "check the target of every uncompressed datagram")
+    @pytest.mark.clause(
+        "connect-udp-listen-15", "9", "SHOULD", "check the target of every uncompressed datagram"
+    )
     @every_version
     async def test_peer_that_the_policy_does_not_name_gets_nothing(
         self, tmp_path: Path, version: str
@@ -236,7 +248,9 @@ class TestPeers:
             await client.until_true(lambda: (CLOSE, encode_varint(2)) in client.capsules)
             assert [payload for payload, _ in peer.received] == [b"before"]
 
-    @pytest.mark.clause("connect-udp-listen-15", "8.1", "MUST", "let nobody in that no context carries")
+    @pytest.mark.clause(
+        "connect-udp-listen-15", "8.1", "MUST", "let nobody in that no context carries"
+    )
     async def test_without_the_uncompressed_context_strangers_are_kept_out(
         self, tmp_path: Path
     ) -> None:
