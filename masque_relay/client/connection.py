@@ -20,6 +20,7 @@ from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream, Tunne
 from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel, udp_request
 from masque_relay.contract.address import Target
 from masque_relay.http.codes import H3Error
+from masque_relay.wire.connect_tcp import CapsuleFraming, DataCapsuleTypes, RawFraming, TcpFraming
 from masque_relay.wire.connect_udp import MAX_UDP_PAYLOAD_BYTES, UDP_PAYLOAD_CONTEXT
 
 SETTINGS_ENABLE_CONNECT_PROTOCOL = 0x8  # RFC 9220 section 3
@@ -257,26 +258,51 @@ class RelayConnection:
             RelayLeaving: it takes nothing new on this connection.
             ConnectionLost: the connection is over.
         """
-        transport = await self._ready_transport()
         headers: Headers = [
             (b":method", b"CONNECT"),
             (b":authority", str(target).encode("ascii")),
         ]
         if authorization is not None:
             headers.append((b"proxy-authorization", authorization))
-        stream_id = transport.open_request(headers, end_stream=False)
-        tunnel = TcpTunnel(
-            transport,
-            stream_id,
-            target,
-            limits=self._limits,
-            credential_sent=authorization is not None,
-            blocked=self._blocked,
-            forget=self._forget,
+        return await self._open_bytes(
+            target, headers, RawFraming(), credential_sent=authorization is not None
         )
-        self._handlers[stream_id] = tunnel
-        await tunnel.wait_open()
-        return tunnel
+
+    async def open_templated_tcp(
+        self,
+        target: Target,
+        *,
+        authority: str,
+        path: str,
+        capsule_types: DataCapsuleTypes | None = None,
+        authorization: bytes | None = None,
+    ) -> TcpTunnel:
+        """Open a TCP connection by ``connect-tcp`` (draft-ietf-httpbis-connect-tcp-18).
+
+        Args:
+            target: for messages; the relay reads the target out of ``path``.
+            authority: the relay's own host and port.
+            path: the expanded URI template.
+            capsule_types: those of DATA and FINAL_DATA; by default the draft's for tests.
+            authorization: the value of the ``authorization`` field.
+
+        Raises:
+            ClientError: as :meth:`open_tcp`.
+        """
+        headers: Headers = [
+            (b":method", b"CONNECT"),
+            (b":protocol", b"connect-tcp"),
+            (b":scheme", b"https"),
+            (b":authority", authority.encode("ascii")),
+            (b":path", path.encode("ascii")),
+            (b"capsule-protocol", b"?1"),
+        ]
+        if authorization is not None:
+            headers.append((b"authorization", authorization))
+        framing = CapsuleFraming(capsule_types or DataCapsuleTypes())
+        return await self._open_bytes(
+            target, headers, framing, credential_sent=authorization is not None
+        )
 
     async def request(self, method: str, *, authority: str, path: str = "/") -> Response:
         """Send an ordinary request without a body and return the whole response.
@@ -375,6 +401,25 @@ class RelayConnection:
         self._end(ConnectionLost(f"the connection to the relay is over ({error_code:#x}{detail})"))
 
     # -- parts -----------------------------------------------------------------------------------
+
+    async def _open_bytes(
+        self, target: Target, headers: Headers, framing: TcpFraming, *, credential_sent: bool
+    ) -> TcpTunnel:
+        transport = await self._ready_transport()
+        stream_id = transport.open_request(headers, end_stream=False)
+        tunnel = TcpTunnel(
+            transport,
+            stream_id,
+            target,
+            framing=framing,
+            limits=self._limits,
+            credential_sent=credential_sent,
+            blocked=self._blocked,
+            forget=self._forget,
+        )
+        self._handlers[stream_id] = tunnel
+        await tunnel.wait_open()
+        return tunnel
 
     async def _ready_transport(self) -> HttpTransport:
         """Return the transport, with room for one more request."""

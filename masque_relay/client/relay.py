@@ -145,7 +145,19 @@ class RelayClient:
         )
 
     async def start_tcp(self, target: Target) -> TcpTunnel:
-        """Open a TCP connection that the caller ends; see :meth:`RelayConnection.open_tcp`."""
+        """Open a TCP connection that the caller ends, by the method that the options name.
+
+        See :meth:`RelayConnection.open_tcp` and ``open_templated_tcp``.
+        """
+        capsule_types = self._options.connect_tcp
+        if capsule_types is not None:
+            return await self.connection.open_templated_tcp(
+                target,
+                authority=self.address.authority,
+                path=self.address.tcp_path_for(target),
+                capsule_types=capsule_types,
+                authorization=self._authorization,
+            )
         return await self.connection.open_tcp(target, authorization=self._authorization)
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Owns TcpTunnel: one TCP connection through a relay, by classic CONNECT (RFC 9114 section 4.4)."""
+"""Owns TcpTunnel: one TCP connection through a relay, by classic CONNECT or by connect-tcp."""
 
 import asyncio
 from collections import deque
@@ -9,9 +9,12 @@ from masque_relay.client.errors import ClientError, RelayTimeout, TunnelClosed
 from masque_relay.client.http_transport import HttpTransport
 from masque_relay.client.limits import ClientLimits
 from masque_relay.client.refusal import Headers, next_hop_of, refusal_from, status_of
+from masque_relay.client.tunnel_stream import breaks_capsules
 from masque_relay.contract.address import Target
 from masque_relay.contract.verdict import EndReason
 from masque_relay.http.codes import H3Error
+from masque_relay.wire.connect_tcp import TcpFraming
+from masque_relay.wire.errors import WireError
 
 _NO_TCP_STATUSES = frozenset({404, 405, 501})
 _NO_TCP_HINT = "what answered proxies no TCP by CONNECT: an older relay, or none; check --relay"
@@ -32,12 +35,13 @@ class TcpTunnel:
         received_bytes: read by our user.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but three by keyword, from one place
         self,
         transport: HttpTransport,
         stream_id: int,
         target: Target,
         *,
+        framing: TcpFraming,
         limits: ClientLimits,
         credential_sent: bool,
         blocked: "set[TcpTunnel]",
@@ -49,6 +53,8 @@ class TcpTunnel:
             transport: what the stream is on.
             stream_id: of the request.
             target: for messages.
+            framing: what the stream carries: payload (classic CONNECT, RFC 9114 section 4.4), or
+                capsules (draft-ietf-httpbis-connect-tcp).
             limits: deadlines and the buffer.
             credential_sent: decides the hint of a refusal.
             blocked: where a tunnel stands while it waits for room; the connection calls
@@ -61,6 +67,7 @@ class TcpTunnel:
         self.received_bytes = 0
         self._transport = transport
         self._stream_id = stream_id
+        self._framing = framing
         self._limits = limits
         self._credential_sent = credential_sent
         self._blocked = blocked
@@ -121,14 +128,17 @@ class TcpTunnel:
             await self._room.wait()
         if data:
             self.sent_bytes += len(data)
-            self._transport.send_data(self._stream_id, data, end_stream=False)
+            self._transport.send_data(self._stream_id, self._framing.encode(data), end_stream=False)
 
     def write_eof(self) -> None:
         """End our direction; the target sees the end of its input. Idempotent."""
         if self._broken is None and not self._has_sent_end:
             self._has_sent_end = True
-            self._transport.send_data(self._stream_id, b"", end_stream=True)
-            self._forget_if_over()
+            framing = self._framing
+            self._transport.send_data(
+                self._stream_id, framing.encode_end(), end_stream=framing.ends_with_stream
+            )
+            self._end_if_over()
 
     def abort(self) -> None:
         """Give both directions up, so that the relay resets its connection to the target."""
@@ -169,7 +179,7 @@ class TcpTunnel:
     # -- StreamHandler ---------------------------------------------------------------------------
 
     def headers_received(self, headers: Headers, *, end_stream: bool) -> None:
-        """Take the response; what comes after it is no header (RFC 9114 section 4.4)."""
+        """Take the response; what comes after it means nothing here."""
         if not self._opened.done():
             self._answered(headers)
         if end_stream:
@@ -180,9 +190,8 @@ class TcpTunnel:
         if self._broken is not None or not self._opened.done():
             self._transport.consume(self._stream_id, len(data))
         elif data:
-            self._queue.append(data)
-            self._readable.set()
-        if end_stream:
+            self._take(data)
+        if end_stream and self._broken is None:
             self._receive_end()
 
     def datagrams_received(self, payloads: Sequence[bytes]) -> None:
@@ -208,11 +217,32 @@ class TcpTunnel:
         unsent_bytes = self._transport.unsent_bytes(self._stream_id)
         return unsent_bytes < self._limits.stream_buffer_bytes
 
+    def _take(self, data: bytes) -> None:
+        """Keep the payload in stream bytes; what frames it is done with at once."""
+        try:
+            pieces = self._framing.feed(data)
+        except WireError as error:
+            self._malformed(error)
+            return
+        framing_bytes = len(data) - sum(map(len, pieces))
+        if framing_bytes:
+            self._transport.consume(self._stream_id, framing_bytes)
+        self._queue.extend(pieces)
+        if self._framing.has_ended and not self._has_received_end:
+            self._has_received_end = True
+            self._end_if_over()
+        self._readable.set()
+
+    def _malformed(self, error: WireError) -> None:
+        self._transport.reset(self._stream_id, H3Error.MESSAGE_ERROR)
+        self._break(TunnelClosed(EndReason.PROTOCOL_ERROR, f"the relay sent {error}"))
+
     def _answered(self, headers: Headers) -> None:
         status = status_of(headers)
         if status is not None and 100 <= status < 200:
             return  # RFC 9110 section 15.2: interim
-        if status is not None and 200 <= status < 300:
+        is_ok = status is not None and 200 <= status < 300
+        if is_ok and (self._framing.ends_with_stream or not breaks_capsules(status, headers)):
             self.next_hop = next_hop_of(headers)
             self._opened.set_result(None)
             return
@@ -225,17 +255,30 @@ class TcpTunnel:
         self._break(refusal)
 
     def _receive_end(self) -> None:
-        self._has_received_end = True
-        self._readable.set()
         if not self._opened.done():
             self._transport.reset(self._stream_id, H3Error.NO_ERROR)
             self._break(TunnelClosed(EndReason.PROTOCOL_ERROR, "the relay ended without an answer"))
-        self._forget_if_over()
+            return
+        try:
+            has_ended = self._framing.finish()
+        except WireError as error:
+            self._malformed(error)
+            return
+        if not has_ended:
+            # connect-tcp, "Closing Connections": no FINAL_DATA came, so something may be missing
+            self.reset_received("its stream ended in the middle")
+            return
+        self._has_received_end = True
+        self._readable.set()
+        self._end_if_over()
 
-    def _forget_if_over(self) -> None:
-        if self._is_over:
-            self._blocked.discard(self)
-            self._forget(self._stream_id)
+    def _end_if_over(self) -> None:
+        if not self._is_over:
+            return
+        if not self._framing.ends_with_stream:
+            self._transport.send_data(self._stream_id, b"", end_stream=True)
+        self._blocked.discard(self)
+        self._forget(self._stream_id)
 
     def _break(self, error: ClientError) -> None:
         """End both directions, and tell whoever waits; the first reason counts."""

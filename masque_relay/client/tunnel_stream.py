@@ -295,8 +295,8 @@ class TunnelStream:
         # RFC 9110 section 15.2: interim. An HTTP/1.1 transport shows its 101 as 200.
         if status is not None and 100 <= status < 200:
             return
-        breaks_capsules = _breaks_capsules(status, headers)
-        if status is not None and 200 <= status < 300 and not breaks_capsules:
+        is_broken = breaks_capsules(status, headers)
+        if status is not None and 200 <= status < 300 and not is_broken:
             self._state = _State.OPEN
             self.response = headers
             if not self._opened.done():
@@ -309,7 +309,7 @@ class TunnelStream:
         refusal = refusal_from(
             status or 0, headers, self._goal, credential_sent=self._credential_sent
         )
-        self._abort(H3Error.MESSAGE_ERROR if breaks_capsules else H3Error.NO_ERROR)
+        self._abort(H3Error.MESSAGE_ERROR if is_broken else H3Error.NO_ERROR)
         if not self._opened.done():
             self._opened.set_exception(refusal)
             self._opened.exception()  # nobody may be waiting any more; that is no error
@@ -367,8 +367,8 @@ class TunnelStream:
         return self._limits.capsule_buffer_bytes - self._transport.unsent_bytes(self._stream_id)
 
 
-def _breaks_capsules(status: int | None, headers: Headers) -> bool:
-    """Whether a response cannot begin the capsule protocol (RFC 9297 section 3.2)."""
+def breaks_capsules(status: int | None, headers: Headers) -> bool:
+    """Return whether a response cannot begin the capsule protocol (RFC 9297 section 3.2)."""
     if status is None or not 200 <= status < 300:
         return False
     return status in _CONTENT_STATUSES or any(name in _CONTENT_NAMES for name, _ in headers)

@@ -29,6 +29,7 @@ from masque_relay.http.tcp_wire import TcpSession, Wire
 from masque_relay.quic.endpoint import QuicEndpoint
 from masque_relay.quic.limits import QuicLimits
 from masque_relay.quic.settings import EndpointSettings
+from masque_relay.wire.connect_tcp import DataCapsuleTypes
 
 CLIENT_QUIC_LIMITS = QuicLimits(idle_timeout_s=60.0)
 """Keep-alives come every 10 s, so that a minute of silence means that nobody is there."""
@@ -42,6 +43,8 @@ class RelayOptions:
     """PEM; trust these and nothing else. None: the bundled public roots."""
     credential: Credential | None = None
     http: HttpChoice = HttpChoice.AUTO
+    connect_tcp: DataCapsuleTypes | None = None
+    """Open TCP by ``connect-tcp`` with these capsule types; None: by classic CONNECT."""
     limits: ClientLimits = field(default_factory=ClientLimits)
     tcp_limits: TcpWayLimits = field(default_factory=TcpWayLimits)
     quic_limits: QuicLimits = CLIENT_QUIC_LIMITS
