@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 from datetime import datetime
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,10 +14,11 @@ from masque_relay.contract.address import IPAddress
 from masque_relay.contract.errors import ConfigError, Problem
 from masque_relay.contract.request import Method
 from masque_relay.control.policy import CompiledPolicy, load_policy
-from masque_relay.control.policy.addresses import unwrap
+from masque_relay.control.policy.addresses import IPNetwork, unwrap
 from masque_relay.control.policy.document import parse_query_target
 from masque_relay.control.policy.explain import Explanation, Match, Step, explain
 from masque_relay.control.policy.rules import Outcome, PatternError, Query
+from masque_relay.control.policy.scope import is_scope_text, parse_scope
 
 DEFAULT_POLICY_FILES = (Path("policy.toml"), Path("state", "policy.toml"))
 """Where explain looks: here, and where `make run` keeps the policy of the development relay."""
@@ -99,6 +100,9 @@ def explain_command(
 ) -> None:
     """Say which rule decides about METHOD to TARGET, and why each rule before it did not.
 
+    TARGET is HOST:PORT. For connect-ip it is what the tunnel is limited to (a prefix, a name or *),
+    or with a port one packet inside it.
+
     Without --address a name may be "pending": some rule goes by the address that it resolves to.
 
     Exit code 0: allowed or pending. 3: denied. 2: the question or the policy is not well-formed.
@@ -108,13 +112,15 @@ def explain_command(
       ghostctl policy explain --as alice connect-udp example.org:443
       ghostctl policy explain --policy /etc/ghostwire/policy.toml --as bob --group staff \\
           connect-udp intranet.example:443 --address 10.0.0.7
+      ghostctl policy explain --as alice connect-ip 10.0.0.0/8
+      ghostctl policy explain --as alice connect-ip 10.0.0.1:22
     """
     query = _query(subject, groups, method, target, address_text, source_text, at_text)
     explanation = explain(_load(file or _default_file(), as_json=as_json), query)
     if as_json:
         print_json(_as_json(explanation))
     else:
-        _print(explanation)
+        _print(explanation, query)
     if explanation.decision.outcome is Outcome.DENY:
         raise SystemExit(int(ExitCode.REFUSED))
 
@@ -142,7 +148,17 @@ def _query(
     name: str | None = None
     address = _address(address_text, "--address")
     port: int | None = None
-    if target is not None:
+    network: IPNetwork | None = None
+    if target is not None and method == Method.CONNECT_IP and is_scope_text(target):
+        try:
+            name, network = parse_scope(target)
+        except PatternError as error:
+            fail(f"TARGET: {error}", hint=error.hint, exit_code=ExitCode.USAGE)
+        if address is not None and name is None:
+            fail("--address goes with a TARGET that is a name", exit_code=ExitCode.USAGE)
+        if address is not None:
+            network, address = ip_network(address), None
+    elif target is not None:
         try:
             name, literal, port = parse_query_target(target)
         except PatternError as error:
@@ -161,6 +177,7 @@ def _query(
         method=Method(method),
         name=name,
         address=address,
+        network=network,
         port=port,
         source=_address(source_text, "--source"),
         now_s=_moment(at_text),
@@ -225,12 +242,12 @@ def _fail_with_problems(file: Path, problems: Iterable[Problem], *, as_json: boo
     )
 
 
-def _print(explanation: Explanation) -> None:
+def _print(explanation: Explanation, query: Query) -> None:
     decision = explanation.decision
     words = {
         Outcome.ALLOW: "ALLOW",
         Outcome.DENY: "DENY",
-        Outcome.PENDING: "PENDING: it depends on the address that the name resolves to",
+        Outcome.PENDING: f"PENDING: it depends on {_what_is_open(query)}",
     }
     by = "no rule matched" if decision.rule is None else f"rule {decision.rule.name!r}"
     click.echo(f"{words[decision.outcome]} ({by})")
@@ -244,7 +261,15 @@ def _print(explanation: Explanation) -> None:
             [_row(step) for step in explanation.steps],
         )
     if decision.outcome is Outcome.PENDING:
-        click.echo("\nnext: ask again with --address")
+        is_packets = query.method is Method.CONNECT_IP
+        missing = "a TARGET such as 10.0.0.1:22" if is_packets else "--address"
+        click.echo(f"\nnext: ask again with {missing}")
+
+
+def _what_is_open(query: Query) -> str:
+    if query.method is Method.CONNECT_IP:
+        return "each packet: the tunnel opens, and its packets are decided one by one"
+    return "the address that the name resolves to"
 
 
 def _row(step: Step) -> tuple[object, ...]:

@@ -6,13 +6,14 @@ docs/reference/policy.md is the reference for people.
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import TypeVar
 
 from masque_relay.contract.address import IPAddress
 from masque_relay.contract.lease import TunnelLimits
 from masque_relay.contract.request import Method
 from masque_relay.control.policy.addresses import (
+    IPNetwork,
     names_protected_range,
     overlaps_protected_range,
     unwrap,
@@ -31,6 +32,7 @@ from masque_relay.control.policy.rules import (
     parse_target,
     week_ranges,
 )
+from masque_relay.control.policy.scope import is_scope_text, parse_scope
 from masque_relay.control.toml_table import TomlSource, TomlTable, did_you_mean
 
 MIN_BURST_BYTES = 65_535  # the largest UDP payload must fit into the bucket
@@ -52,6 +54,8 @@ class PolicyTest:
     method: Method
     name: str | None
     address: IPAddress | None
+    network: IPNetwork | None
+    """The scope of CONNECT-IP, or one address that its name resolves to."""
     port: int | None
     source: IPAddress | None
     at_s: float | None
@@ -277,7 +281,10 @@ class DocumentReader:
     def _test(self, table: TomlTable, rule_names: list[str]) -> PolicyTest | None:
         subject = table.text("as", required=True)
         method = table.word("method", _METHODS, required=True)
-        target = _parse_one(table, "target", parse_query_target)
+        target_text = table.text("target") or ""
+        is_scope = method == Method.CONNECT_IP and is_scope_text(target_text)
+        scope = _parse_one(table, "target", parse_scope) if is_scope else None
+        target = None if is_scope else _parse_one(table, "target", parse_query_target)
         address = _parse_one(table, "address", _parse_address)
         source = _parse_one(table, "source", _parse_address)
         groups = tuple(text for _, text in table.texts("groups"))
@@ -287,18 +294,25 @@ class DocumentReader:
         if rule is not None and rule not in rule_names:
             hint = did_you_mean(rule, rule_names)
             table.problem(f"there is no rule {rule!r}", "rule", hint=hint)
-        if address is not None and (target is None or target[1] is not None):
+        named = (scope or target or (None,))[0]
+        if address is not None and named is None:
             table.problem("an address goes with a target that is a name", "address")
         table.finish()
         if subject is None or method is None or expect is None:
             return None
         name, literal, port = target or (None, None, None)
+        network: IPNetwork | None = None
+        if scope is not None:
+            name, network = scope
+            if address is not None:  # of a name that is a scope: any port of that address
+                network, address = ip_network(address), None
         return PolicyTest(
             subject=subject,
             groups=groups,
             method=Method(method),
             name=name,
             address=literal if literal is not None else address,
+            network=network,
             port=port,
             source=source,
             at_s=at_s,

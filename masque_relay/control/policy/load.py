@@ -62,6 +62,7 @@ def _run(policy: CompiledPolicy, test: PolicyTest, now_s: float) -> tuple[str, s
             method=test.method,
             name=test.name,
             address=test.address,
+            network=test.network,
             port=test.port,
             source=test.source,
             now_s=now_s if test.at_s is None else test.at_s,
@@ -83,6 +84,8 @@ def _run(policy: CompiledPolicy, test: PolicyTest, now_s: float) -> tuple[str, s
 
 def _target(test: PolicyTest) -> str:
     host = test.name if test.name is not None else test.address
+    if test.network is not None or (host is not None and test.port is None):
+        return str(host if host is not None else test.network)
     if host is None or test.port is None:
         return "no single target"
     return str(Target(host=host, port=test.port))

@@ -1,4 +1,6 @@
-"""Owns how a rule stands to the scope of a CONNECT-IP request: a prefix, or a name, and any port.
+"""Owns scopes of CONNECT-IP requests: how people write one, and how a rule stands to one.
+
+A scope is a prefix or a name, and any port.
 
 Such a request is not one target but a range of them. It is refused where nothing in the range could
 be allowed; otherwise the tunnel opens and the packet filter decides on each packet.
@@ -7,7 +9,18 @@ be allowed; otherwise the tunnel opens and the packet filter decides on each pac
 from enum import Enum
 
 from masque_relay.control.policy.addresses import IPNetwork, names_protected_range
-from masque_relay.control.policy.rules import HostKind, Query, Rule, TargetPattern
+from masque_relay.control.policy.rules import (
+    HostKind,
+    PatternError,
+    Query,
+    Rule,
+    TargetPattern,
+    parse_network,
+    parse_target,
+)
+
+ANYWHERE = "*"
+"""The scope without a limit; a question about it has no target."""
 
 
 class Reach(Enum):
@@ -18,6 +31,27 @@ class Reach(Enum):
     BLOCKED = "blocked"
     """Only by a target that does not name the protected range in which the whole scope lies."""
     NONE = "none"
+
+
+def is_scope_text(text: str) -> bool:
+    """Return whether a target without a port is meant: ``10.0.0.0/8``, ``example.org``, ``*``."""
+    return text == ANYWHERE or "/" in text or (text.count(":") != 1 and not text.startswith("["))
+
+
+def parse_scope(text: str) -> tuple[str | None, IPNetwork | None]:
+    """Return the name or the prefix of a scope; neither for ``*``.
+
+    Raises:
+        PatternError: it is none.
+    """
+    if text == ANYWHERE:
+        return None, None
+    if "/" in text or ":" in text or text.replace(".", "").isdigit():
+        return None, parse_network(text)
+    pattern = parse_target(f"{text}:*")
+    if pattern.kind is not HostKind.EXACT:
+        raise PatternError(f"{text!r} is not a name or a prefix")
+    return pattern.name, None
 
 
 def reach_of(rule: Rule, query: Query) -> Reach:
