@@ -32,14 +32,23 @@ BACKLOG = 64
 class AdminListener:
     """One bound admin socket. Bind early (errors at start), serve in the relay's task group."""
 
-    def __init__(self, where: Endpoint | UnixSocket) -> None:
-        """Bind and listen.
+    def __init__(
+        self, where: Endpoint | UnixSocket, *, listening: socket.socket | None = None
+    ) -> None:
+        """Bind and listen, or take over a socket that listens there already.
 
         Raises:
             OSError: the address is taken, not ours, or the path is not a stale socket.
         """
         self._unix_path = where.path if isinstance(where, UnixSocket) else None
-        self._socket = _bind_unix(where.path) if isinstance(where, UnixSocket) else _bind_tcp(where)
+        self.leaves_path = False
+        """Whether a Unix socket's path stays when we close: somebody else listens there then."""
+        if listening is not None:
+            self._socket = listening
+        elif isinstance(where, UnixSocket):
+            self._socket = _bind_unix(where.path)
+        else:
+            self._socket = _bind_tcp(where)
         self.is_unix = self._unix_path is not None
         self.url = admin_url(self._where(where))
         """``http://ADDR:PORT`` with the real port, or ``unix:PATH``."""
@@ -48,6 +57,10 @@ class AdminListener:
         if isinstance(where, UnixSocket):
             return where
         return Endpoint(address=where.address, port=self._socket.getsockname()[1])
+
+    def second_socket(self) -> socket.socket:
+        """Return another descriptor of the listening socket; call it before :meth:`serve`."""
+        return self._socket.dup()
 
     async def serve(self, app: ASGIApp, limits: AdminLimits, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set; then close, waiting shortly for running requests."""
@@ -80,7 +93,7 @@ class AdminListener:
     def close(self) -> None:
         """Close a socket that was never served, and remove a Unix socket's path. Idempotent."""
         self._socket.close()
-        if self._unix_path is not None:
+        if self._unix_path is not None and not self.leaves_path:
             with suppress(OSError):
                 self._unix_path.unlink()
 

@@ -1,6 +1,5 @@
 """Owns `ghostctl relay`: run a relay, check its configuration; operate.py manages a running one."""
 
-import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,6 +64,11 @@ def relay() -> None:
     help="Write addresses and files there, as JSON, once the relay serves.",
 )
 @click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Overrides workers: processes behind the port.  [default: one per core; 1 with --dev]",
+)
+@click.option(
     "--log-format",
     type=click.Choice([word.value for word in LogFormat]),
     help="Overrides log.format.",
@@ -86,6 +90,7 @@ def run(
     listen: str | None,
     admin: str | None,
     ready_file: Path | None,
+    workers: int | None,
     log_format: str | None,
     qlog_dir: Path | None,
     keylog_file: Path | None,
@@ -94,6 +99,7 @@ def run(
 
     SIGTERM or Ctrl-C drains: tunnels may finish until drain.deadline_s. A second one ends at once.
     SIGHUP reloads policy, keys, certificates and limits without dropping tunnels.
+    SIGUSR2 replaces all workers by new ones, of new code; the old ones keep their tunnels.
 
     \b
     Examples:
@@ -103,7 +109,12 @@ def run(
       ghostctl relay run /etc/ghostwire/relay.toml
     """
     # Here, so that `ghostctl relay status` does not wait for the QUIC stack to load.
-    from masque_relay.server import ConfigSource, Relay, RelayFiles, configure_logging  # noqa: PLC0415
+    from masque_relay.server import (  # noqa: PLC0415
+        ConfigSource,
+        RelayFiles,
+        configure_logging,
+        run_relay,
+    )
 
     if dev == (config_file is not None):
         fail(
@@ -127,6 +138,8 @@ def run(
         if path is not None:
             # Beside the caller, where relative paths in the file are beside the file.
             overrides[key_path] = path.absolute()
+    if workers is not None:
+        overrides["workers",] = workers
     state: DevState | None = None
     with config_errors():
         if dev:
@@ -142,8 +155,13 @@ def run(
             ca_file=state.ca_file if state else None,
             token_file=state.token_file if state else None,
         )
-        server = Relay(source, config, files, on_serving=greeting(state) if state else None)
-        asyncio.run(server.run())
+        run_relay(
+            source,
+            config,
+            files,
+            default_worker_count=1 if dev else None,
+            on_serving=greeting(state) if state else None,
+        )
 
 
 def _given(config_file: Path | None) -> Path:

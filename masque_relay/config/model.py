@@ -24,6 +24,7 @@ from masque_relay.config.values import (
     PortNumber,
     Seconds,
     UriTemplateText,
+    WorkerCount,
 )
 from masque_relay.contract.address import Endpoint
 from masque_relay.control.settings import AuditSettings, GateSettings
@@ -244,11 +245,18 @@ class DrainSection(Section):
     deadline_s: Seconds = 30.0
     """How long tunnels may go on before they are ended. A supervisor must wait longer than this
     (systemd: TimeoutStopSec)."""
+    restart_deadline_s: Seconds = 3600.0
+    """How long tunnels may go on in the old workers after `ghostctl relay restart`; the new ones
+    serve meanwhile."""
 
 
 class RelayConfig(Section):
     """A whole configuration file."""
 
+    workers: WorkerCount | None = None
+    """Processes behind the one port, 1 to 64. Without it there is one for each core that the relay
+    may use; `--dev` runs one. Each is a whole relay; they share ports, policy and quotas. Read at
+    start only: a restart keeps the number."""
     listen: ListenSection = ListenSection()
     """Where clients reach the relay."""
     tls: TlsSection

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, PlainValidator
 from masque_relay.admin.address import UnixSocket
 from masque_relay.contract.address import Endpoint, IPAddress
 from masque_relay.contract.ip_scope import IPNetwork
+from masque_relay.quic.slots import MAX_WORKERS
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.host import parse_host
 from masque_relay.wire.uri_template import UriTemplate
@@ -150,6 +151,9 @@ DomainName = Annotated[str, AfterValidator(_domain_name)]
 
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A duration in seconds."""
+
+WorkerCount = Annotated[int, Field(ge=1, le=MAX_WORKERS)]
+"""How many processes a relay has."""
 
 CapsuleTypeNumber = Annotated[int, Field(gt=0, le=MAX_VARINT)]
 """A capsule type (RFC 9297 section 3.2) other than DATAGRAM."""

@@ -155,6 +155,16 @@ class AuditWriter:
         except queue.Full:
             self.dropped_count += 1
 
+    def pass_on(self, lines: bytes) -> None:
+        """Queue whole lines that another process wrote; drop and count them as :meth:`write`."""
+        for line in lines.splitlines(keepends=True):
+            try:
+                if self._closed:
+                    raise queue.Full
+                self._queue.put_nowait(line)
+            except queue.Full:
+                self.dropped_count += 1
+
     def close(self, *, timeout_s: float = _CLOSE_TIMEOUT_S) -> None:
         """Write what is queued, end the thread and close the sink; idempotent. Blocks."""
         if self._closed:

@@ -109,10 +109,15 @@ class RelayCollector(Collector):
             family.add_metric([value for _, value in row.labels], value)
         yield from families.values()
         for gate_row in GATE_ROWS:
-            family = _family(gate_row.kind, gate_row.name, gate_row.help, list(gate_row.labels))
-            for labels, count in self._tallies[gate_row.name]():
-                family.add_metric(list(labels), count)
-            yield family
+            yield family_of(gate_row, self._tallies[gate_row.name]())
+
+
+def family_of(row: GateRow, tally: Tally) -> Metric:
+    """Return a row's metric with its samples."""
+    family = _family(row.kind, row.name, row.help, list(row.labels))
+    for labels, count in tally:
+        family.add_metric(list(labels), count)
+    return family
 
 
 def build_registry(collector: RelayCollector) -> CollectorRegistry:
@@ -153,7 +158,10 @@ def metrics_reference() -> str:
     for row, labels in seen.values():
         words = "; ".join(f"`{key}`: {', '.join(values)}" for key, values in labels.items())
         lines.append(_reference_line(row.name, row.kind, words, row.help))
-    for gate_row in GATE_ROWS:
+    # Below us, because it builds on this module.
+    from masque_relay.control.worker_metrics import SUPERVISOR_ROWS  # noqa: PLC0415
+
+    for gate_row in (*GATE_ROWS, *SUPERVISOR_ROWS):
         words = ", ".join(f"`{label}`" for label in gate_row.labels)
         lines.append(_reference_line(gate_row.name, gate_row.kind, words, gate_row.help))
     return "\n".join(lines) + "\n"

@@ -4,9 +4,9 @@ import asyncio
 import platform
 import signal
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -15,19 +15,21 @@ from masque_relay import __version__
 from masque_relay.admin.app import build_admin_app
 from masque_relay.admin.errors import ApiError
 from masque_relay.config import RelayConfig
-from masque_relay.contract.address import Endpoint
 from masque_relay.contract.errors import ConfigError, OperationRefused
-from masque_relay.contract.ports import Clock, ReloadReport, TunnelSnapshot
+from masque_relay.contract.ports import Clock, ReceivedBatch, ReloadReport, TunnelSnapshot
 from masque_relay.contract.verdict import EndReason
 from masque_relay.control.metrics import RelayCollector, build_registry, exposition
 from masque_relay.control.revocation import RevocationError
+from masque_relay.control.worker_metrics import Dump, dump_families
 from masque_relay.server.clock import SystemClock
 from masque_relay.server.log import configure_logging
 from masque_relay.server.material import Material, load_material
 from masque_relay.server.notify import notify, notify_reloading
 from masque_relay.server.parts import Parts, endpoint_settings, open_parts
-from masque_relay.server.ready_file import remove_ready_files, write_ready_files
+from masque_relay.server.ready_file import remove_ready_files
 from masque_relay.server.reload import InForce, Prepared, changes, in_force, needs_restart, prepare
+from masque_relay.server.serving import Serving, announce
+from masque_relay.server.signals import signals_handled
 from masque_relay.server.source import ConfigSource, RelayFiles
 from masque_relay.server.surroundings import Surroundings
 
@@ -35,17 +37,6 @@ _log = structlog.get_logger(__name__)
 
 TICK_S = 1.0
 """How exact the gate's deadlines are."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Serving:
-    """Where a relay is to be found; handed to ``on_serving``."""
-
-    h3_address: Endpoint
-    admin_url: str
-    admin_token_file: str
-    https_address: Endpoint | None = None
-    """Of HTTP/2 and HTTP/1.1."""
 
 
 class Relay:
@@ -95,7 +86,15 @@ class Relay:
         async with AsyncExitStack() as stack:
             if handle_signals:
                 # First in, last out: a late signal must not change the exit code.
-                stack.enter_context(_signals(self))
+                stack.enter_context(
+                    signals_handled(
+                        {
+                            signal.SIGTERM: self.on_termination,
+                            signal.SIGINT: self.on_termination,
+                            signal.SIGHUP: self.on_hangup,
+                        }
+                    )
+                )
             material = load_material(config)
             parts = await open_parts(
                 stack, config, material, clock=self._clock, surroundings=self._surroundings
@@ -142,23 +141,7 @@ class Relay:
             admin_token_file=str(self._start_config.admin.token_file),
             https_address=parts.https_address,
         )
-        write_ready_files(
-            self._files,
-            h3=str(parts.h3_address),
-            admin=serving.admin_url,
-            admin_token_file=serving.admin_token_file,
-            https=None if parts.https_address is None else str(parts.https_address),
-        )
-        notify("READY=1", f"STATUS=serving HTTP/3 on {parts.h3_address}")
-        _log.info(
-            "serving",
-            h3=str(parts.h3_address),
-            https=str(parts.https_address),
-            admin=serving.admin_url or None,
-            version=__version__,
-        )
-        if self._on_serving is not None:
-            self._on_serving(serving)
+        announce(serving, self._files, self._on_serving)
 
     def _no_longer_serving(self) -> None:
         self._is_serving = False
@@ -346,6 +329,32 @@ class Relay:
             raise RuntimeError("metrics before start")
         return exposition(self._registry)
 
+    # -- what a supervisor asks of a worker ------------------------------------------------------
+
+    def dump_metrics(self) -> Dump:
+        """Return all metrics, JSON-ready, to be added to those of other workers."""
+        if self._registry is None:
+            raise RuntimeError("metrics before start")
+        return dump_families(self._registry)
+
+    def holds(self, lease_id: str) -> bool:
+        """Whether one of our tunnels has this id."""
+        return self._wired().gate.holds(lease_id)
+
+    def revoke_here(self, *, subject: str | None, token_id: str | None) -> tuple[int, float]:
+        """Revoke; return how many tunnels that ended, and until when to remember it.
+
+        Raises:
+            RevocationError: the list is full; the tunnels have ended all the same.
+        """
+        gate = self._wired().gate
+        until_s = gate.revoked_until_s(token_id)
+        return gate.revoke(subject=subject, token_id=token_id), until_s
+
+    def take_handed_over(self, batches: list[ReceivedBatch]) -> None:
+        """Take QUIC packets that another worker received."""
+        self._wired().endpoint.take_handed_over(batches)
+
     # -- inside ---------------------------------------------------------------------------------
 
     def on_hangup(self) -> None:
@@ -386,24 +395,3 @@ class Relay:
                 "ready": lambda: [((), int(self.ready()))],
             },
         )
-
-
-@contextmanager
-def _signals(relay: Relay) -> Generator[None]:
-    """SIGTERM and SIGINT drain, SIGHUP reloads. Afterwards the process ends: they are ignored."""
-    loop = asyncio.get_running_loop()
-    handlers = {
-        signal.SIGTERM: relay.on_termination,
-        signal.SIGINT: relay.on_termination,
-        signal.SIGHUP: relay.on_hangup,
-    }
-    for number, handler in handlers.items():
-        loop.add_signal_handler(number, handler)
-    try:
-        yield
-    finally:
-        # Blocked, because in between the default action would kill us with another exit code.
-        signal.pthread_sigmask(signal.SIG_BLOCK, handlers)
-        for number in handlers:
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_IGN)

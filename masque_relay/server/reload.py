@@ -113,6 +113,7 @@ def changes(before: InForce, after: InForce) -> tuple[str, ...]:
 def needs_restart(running: RelayConfig, wanted: RelayConfig) -> tuple[str, ...]:
     """Return the sections that differ but are read at start only."""
     differing = {
+        "workers": running.workers != wanted.workers,
         "listen": running.listen != wanted.listen,
         "connect_udp": running.connect_udp != wanted.connect_udp,
         "pvd": running.pvd != wanted.pvd,

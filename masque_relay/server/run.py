@@ -1,0 +1,84 @@
+"""Owns how a relay runs: as one process, or as a supervisor with workers."""
+
+import asyncio
+import os
+from collections.abc import Callable
+
+import structlog
+
+from masque_relay.config import RelayConfig
+from masque_relay.contract.errors import ConfigError, Problem
+from masque_relay.dataplane.reuseport import can_steer
+from masque_relay.quic.slots import MAX_WORKERS
+from masque_relay.server.check import check_files
+from masque_relay.server.handover import (
+    STATE_VERSION,
+    Handover,
+    is_rehearsal,
+    rehearsed_version,
+)
+from masque_relay.server.relay import Relay
+from masque_relay.server.serving import Serving
+from masque_relay.server.source import ConfigSource, RelayFiles
+from masque_relay.server.supervisor import Supervisor
+
+_log = structlog.get_logger(__name__)
+
+
+def run_relay(
+    source: ConfigSource,
+    config: RelayConfig,
+    files: RelayFiles,
+    *,
+    default_worker_count: int | None = None,
+    on_serving: Callable[[Serving], None] | None = None,
+) -> None:
+    """Run a relay until it has drained.
+
+    Args:
+        source: where the configuration comes from.
+        config: what it says.
+        files: what to write for scripts.
+        default_worker_count: where the configuration says nothing; None: one per core.
+        on_serving: called once it serves.
+
+    Raises:
+        ConfigError: a file or an address can't be used; nothing was served.
+    """
+    if is_rehearsal():
+        _rehearse(config)
+        return
+    count = worker_count(config, default_worker_count)
+    handover = Handover.take()
+    if handover is None and count == 1:
+        relay = Relay(source, config, files, on_serving=on_serving)
+        asyncio.run(relay.run())
+        return
+    supervisor = Supervisor(
+        source, config, files, worker_count=count, on_serving=on_serving, handover=handover
+    )
+    asyncio.run(supervisor.run())
+
+
+def worker_count(config: RelayConfig, default_count: int | None = None) -> int:
+    """Return how many workers a relay has."""
+    wanted = config.workers or default_count
+    if wanted is None:
+        wanted = min(len(os.sched_getaffinity(0)), MAX_WORKERS) if can_steer() else 1
+    if wanted > 1 and not can_steer():
+        _log.warning("this system can't share a port among workers: there is one", wanted=wanted)
+        return 1
+    return wanted
+
+
+def _rehearse(config: RelayConfig) -> None:
+    if rehearsed_version() != STATE_VERSION:
+        raise ConfigError(
+            [
+                Problem(
+                    detail="this version can't take over from the one that runs",
+                    hint="stop the relay and start it",
+                )
+            ]
+        )
+    check_files(config)
