@@ -134,7 +134,11 @@ class BoundUdpTunnel:
         peer = next((peer for peer in peers if flow.reaches(peer)), peers[0] if peers else None)
         self._public = flow.public
         self.session.bind_flow(flow, peer)
-        return Opened(headers=self._headers(peer), splice="flow")
+        return Opened(
+            headers=self._headers(peer),
+            splice="flow",
+            idle_timeout_s=self._services.limits.idle_timeout_s,
+        )
 
     def end_detail(self) -> str:
         """Whose ports these were, for whoever follows up a complaint; and what did not pass."""

@@ -51,6 +51,8 @@ class Opened:
     headers: Sequence[tuple[bytes, bytes]]
     splice: str
     """The ``kind`` of ``http.splice``: ``flow`` for datagrams and capsules, ``tcp`` for bytes."""
+    idle_timeout_s: float | None = None
+    """Of a kind that has its own idea of idleness; None takes the lease's."""
 
 
 class Tunnel(Protocol):
@@ -133,7 +135,7 @@ class TunnelEndpoint:
                 "type": "http.splice",
                 "kind": opened.splice,
                 "sink": tunnel.session,
-                "limits": {"idle": admission.lease.limits.idle_timeout_s},
+                "limits": {"idle": opened.idle_timeout_s or admission.lease.limits.idle_timeout_s},
             }
         )
         while True:

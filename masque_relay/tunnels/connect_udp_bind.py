@@ -54,6 +54,10 @@ class BindLimits:
 
     contexts: ContextLimits = field(default_factory=ContextLimits)
     """Open contexts."""
+    idle_timeout_s: float = 86_400.0
+    """Without a datagram either way; a rule's own idle timeout does not count here. Who listens may
+    wait for long, and must not lose the port meanwhile; a client that is gone is noticed by its
+    connection."""
     peers: int = 4_096
     """Peers known by address, about 1 MiB when full; the oldest is forgotten and met anew."""
     contacted_s: float = 300.0
