@@ -256,7 +256,8 @@ class RelayConfig(Section):
     workers: WorkerCount | None = None
     """Processes behind the one port, 1 to 64. Without it there is one for each core that the relay
     may use; `--dev` runs one. Each is a whole relay; they share ports, policy and quotas. Read at
-    start only: a restart keeps the number."""
+    start only: a restart keeps the number. With `[connect_ip]` there is one: its addresses come
+    from one pool."""
     listen: ListenSection = ListenSection()
     """Where clients reach the relay."""
     tls: TlsSection

@@ -65,6 +65,10 @@ def worker_count(config: RelayConfig, default_count: int | None = None) -> int:
     wanted = config.workers or default_count
     if wanted is None:
         wanted = min(len(os.sched_getaffinity(0)), MAX_WORKERS) if can_steer() else 1
+    if wanted > 1 and config.connect_ip.enabled:
+        # Its addresses come from one pool, and packets from outside reach one device.
+        _log.warning("CONNECT-IP needs one process: there is one worker", wanted=config.workers)
+        return 1
     if wanted > 1 and not can_steer():
         _log.warning("this system can't share a port among workers: there is one", wanted=wanted)
         return 1
