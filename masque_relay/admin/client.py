@@ -11,6 +11,8 @@ import orjson
 JsonObject = dict[str, object]
 
 UNIX_PREFIX = "unix:"
+RESTART_TIMEOUT_S = 75.0
+"""The relay first lets the new code read everything, which may take it a minute."""
 
 
 class AdminUnreachableError(Exception):
@@ -108,7 +110,18 @@ class AdminClient:
             "POST", "/api/v1/drain", {} if deadline_s is None else {"deadline_s": deadline_s}
         )
 
-    def _ask(self, method: str, path: str, body: Mapping[str, object] | None = None) -> JsonObject:
+    def restart(self) -> JsonObject:
+        """Replace the relay's processes by new ones; returns when that is certain to happen."""
+        return self._ask("POST", "/api/v1/restart", timeout_s=RESTART_TIMEOUT_S)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> JsonObject:
         """Return the JSON object that the relay answers.
 
         Raises:
@@ -118,7 +131,11 @@ class AdminClient:
         content = None if body is None else orjson.dumps(body)
         try:
             response = self._http.request(
-                method, path, content=content, headers={"content-type": "application/json"}
+                method,
+                path,
+                content=content,
+                headers={"content-type": "application/json"},
+                timeout=httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s,
             )
             answer: object = orjson.loads(response.content)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:

@@ -1,5 +1,6 @@
 """Owns the commands of `ghostctl relay` that manage a running relay through its admin API."""
 
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from masque_relay.config.dev_state import DevState
 Command = TypeVar("Command", bound=Callable[..., object])
 
 DEFAULT_STATE_DIR = Path("state")
+RESTART_POLL_S = 0.2
 
 
 def admin_options(command: Command) -> Command:
@@ -202,6 +204,75 @@ def drain(
     _say(answer, "draining", as_json=as_json)
 
 
+@click.command()
+@click.option(
+    "--timeout-s",
+    type=click.FloatRange(min=0),
+    default=90.0,
+    show_default=True,
+    help="How long to wait for the new workers; 0 does not wait.",
+)
+@admin_options
+@json_option
+def restart(
+    timeout_s: float,
+    admin: str | None,
+    admin_token_file: Path | None,
+    state_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Replace all workers by new ones, of the code that is installed now.
+
+    Nothing is lost: the old workers keep their tunnels until drain.restart_deadline_s, the new ones
+    take what is new. If the new code or the configuration can't be used, nothing happens. It needs
+    a relay of at least two workers.
+
+    \b
+    Examples:
+      ghostctl relay restart --state-dir state
+    """
+    with _admin(admin, admin_token_file, state_dir) as client:
+        before = client.status()
+        answer: dict[str, object] = client.restart()
+        if timeout_s:
+            answer = _until_restarted(client, before, timeout_s)
+    _say(
+        answer,
+        "restarting"
+        if not timeout_s
+        else f"restarted: generation {answer['generation']} serves, "
+        f"{answer['old_tunnels']} tunnels go on in the old workers",
+        as_json=as_json,
+    )
+
+
+def _until_restarted(
+    client: AdminClient, before: dict[str, object], timeout_s: float
+) -> dict[str, object]:
+    """Return generation and old tunnels once the new workers serve; end the program if not."""
+    deadline_s = time.monotonic() + timeout_s
+    old = before["generation"]
+    failed_before = cast("dict[str, int]", before["restarts"]).get("failed", 0)
+    while True:
+        time.sleep(RESTART_POLL_S)
+        with suppress(AdminUnreachableError, AdminRefusedError):  # between old code and new
+            status = client.status()
+            if status["generation"] != old:
+                return {"generation": status["generation"], "old_tunnels": _tunnels(status, old)}
+            if cast("dict[str, int]", status["restarts"]).get("failed", 0) > failed_before:
+                fail("the new workers did not start; the old ones go on", hint="the log says why")
+        if time.monotonic() > deadline_s:
+            fail(
+                f"the new workers do not serve after {timeout_s:.0f} s",
+                hint="relay status and the log show what they do",
+            )
+
+
+def _tunnels(status: dict[str, object], generation: object) -> int:
+    workers = cast("list[dict[str, int]]", status["workers"])
+    return sum(w["tunnels"] or 0 for w in workers if w["generation"] == generation)
+
+
 @contextmanager
 def _admin(
     url: str | None, token_file: Path | None, state_dir: Path | None
@@ -265,5 +336,13 @@ def _cell(value: object) -> str:
     return "" if value is None else str(value)
 
 
-MANAGEMENT_COMMANDS: tuple[click.Command, ...] = (status, sessions, kick, revoke, reload, drain)
+MANAGEMENT_COMMANDS: tuple[click.Command, ...] = (
+    status,
+    sessions,
+    kick,
+    revoke,
+    reload,
+    restart,
+    drain,
+)
 """In the order in which `ghostctl relay --help` lists them."""

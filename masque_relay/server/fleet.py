@@ -101,6 +101,7 @@ class Fleet:
             "restart_needed": list(self._restart_needed),
             "generation": self._crew.generation,
             "handover": self._crew.routes.is_handover,
+            "restarts": {result: count for (result,), count in self.restarts.items()},
             "worker_ends": {result: count for (result,), count in self._crew.ends.items()},
             "workers": [
                 {
