@@ -17,6 +17,7 @@ from masque_relay.client.address import parse_listen
 from masque_relay.client.credentials import read_login
 from masque_relay.client.limits import ProxyLimits
 from masque_relay.client.proxy import LocalProxy
+from masque_relay.client.pvd import PvdDocument, fetch_pvd
 from masque_relay.client.socks import Login
 from masque_relay.client.split import SplitRule, SplitRules, Way, read_rules
 from masque_relay.contract.address import Endpoint
@@ -51,7 +52,11 @@ class _Plan:
 @click.option("--rules-file", type=_FILE, help="Further rules, one a line, after those of --rule.")
 @click.option(
     "--default", "default_way", type=click.Choice([way.value for way in Way]),
-    default=Way.PROXY.value, show_default=True, help="What no rule matches.",
+    help="What no rule matches; by default proxy, with --from-pvd what the relay says.",
+)  # fmt: skip
+@click.option(
+    "--from-pvd", is_flag=True,
+    help="Ask the relay which targets it leads to; all others go past it. --rule comes first.",
 )  # fmt: skip
 @click.option("--user-file", type=_FILE, help="A file with user:password that programs must give.")
 @click.option(
@@ -70,7 +75,8 @@ def proxy(
     http_listen: str | None,
     rules: tuple[str, ...],
     rules_file: Path | None,
-    default_way: str,
+    default_way: str | None,
+    from_pvd: bool,
     user_file: Path | None,
     allow_remote: bool,
     connection_count: int,
@@ -103,7 +109,11 @@ def proxy(
             relay=chosen,
             socks=None if listen == _OFF else parse_listen(listen),
             http=parse_listen(http_listen) if http_listen else None,
-            rules=_split_rules(rules, rules_file, default_way),
+            rules=_split_rules(
+                _own_rules(rules, rules_file),
+                asyncio.run(fetch_pvd(chosen.address, chosen.options)) if from_pvd else None,
+                default_way,
+            ),
             login=read_login(user_file) if user_file is not None else None,
             limits=ProxyLimits(connections=connection_count),
         )
@@ -118,14 +128,24 @@ def proxy(
         fail_with(error)
 
 
-def _split_rules(texts: Sequence[str], file: Path | None, default_way: str) -> SplitRules:
+def _own_rules(texts: Sequence[str], file: Path | None) -> list[SplitRule]:
     rules = [SplitRule.parse(text) for text in texts]
     if file is not None:
         try:
             rules += read_rules(file.read_text(encoding="utf-8"), origin=str(file))
         except (OSError, UnicodeDecodeError) as error:
             raise AddressError(f"cannot read the rules file {file}: {error}") from error
-    return SplitRules(rules, default=Way(default_way))
+    return rules
+
+
+def _split_rules(
+    own: Sequence[SplitRule], pvd: PvdDocument | None, default_way: str | None
+) -> SplitRules:
+    """Return the user's rules, then the relay's; the user's word on the rest counts."""
+    default = None if default_way is None else Way(default_way)
+    if pvd is None:
+        return SplitRules(own, default=default or Way.PROXY)
+    return pvd.split_rules(own, default=default)
 
 
 def _check_listeners(plan: _Plan, *, allow_remote: bool) -> None:

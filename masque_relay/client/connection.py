@@ -245,12 +245,19 @@ class RelayConnection:
         )
         return tunnel
 
-    async def open_tcp(self, target: Target, *, authorization: bytes | None = None) -> TcpTunnel:
+    async def open_tcp(
+        self,
+        target: Target,
+        *,
+        authorization: bytes | None = None,
+        fields: Sequence[tuple[bytes, bytes]] = (),
+    ) -> TcpTunnel:
         """Open a TCP connection by classic CONNECT (RFC 9114 section 4.4); wait for the answer.
 
         Args:
             target: where to; a name goes to the relay as a name.
             authorization: the value of the ``proxy-authorization`` field (RFC 9110 section 11.7).
+            fields: further ones, names in lower case.
 
         Raises:
             TunnelRefused: the relay said no, or could not reach the target.
@@ -261,6 +268,7 @@ class RelayConnection:
         headers: Headers = [
             (b":method", b"CONNECT"),
             (b":authority", str(target).encode("ascii")),
+            *fields,
         ]
         if authorization is not None:
             headers.append((b"proxy-authorization", authorization))
@@ -276,6 +284,7 @@ class RelayConnection:
         path: str,
         capsule_types: DataCapsuleTypes | None = None,
         authorization: bytes | None = None,
+        fields: Sequence[tuple[bytes, bytes]] = (),
     ) -> TcpTunnel:
         """Open a TCP connection by ``connect-tcp`` (draft-ietf-httpbis-connect-tcp-18).
 
@@ -285,6 +294,7 @@ class RelayConnection:
             path: the expanded URI template.
             capsule_types: those of DATA and FINAL_DATA; by default the draft's for tests.
             authorization: the value of the ``authorization`` field.
+            fields: further ones, names in lower case.
 
         Raises:
             ClientError: as :meth:`open_tcp`.
@@ -296,6 +306,7 @@ class RelayConnection:
             (b":authority", authority.encode("ascii")),
             (b":path", path.encode("ascii")),
             (b"capsule-protocol", b"?1"),
+            *fields,
         ]
         if authorization is not None:
             headers.append((b"authorization", authorization))
@@ -304,8 +315,17 @@ class RelayConnection:
             target, headers, framing, credential_sent=authorization is not None
         )
 
-    async def request(self, method: str, *, authority: str, path: str = "/") -> Response:
+    async def request(
+        self,
+        method: str,
+        *,
+        authority: str,
+        path: str = "/",
+        fields: Sequence[tuple[bytes, bytes]] = (),
+    ) -> Response:
         """Send an ordinary request without a body and return the whole response.
+
+        ``fields`` follow the pseudo-headers; their names are in lower case.
 
         Raises:
             RelayTimeout: not complete within ``limits.request_timeout_s``.
@@ -318,6 +338,7 @@ class RelayConnection:
             (b":scheme", b"https"),
             (b":authority", authority.encode("ascii")),
             (b":path", path.encode("ascii")),
+            *fields,
         ]
         stream_id = transport.open_request(headers, end_stream=True)
         exchange = Exchange(transport, stream_id, limits=self._limits)

@@ -1,7 +1,7 @@
 """Owns RelayClient: one connection to a relay, from the address in a URL to open tunnels."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
@@ -144,7 +144,9 @@ class RelayClient:
             request, user, authority=self.address.authority, authorization=self._authorization
         )
 
-    async def start_tcp(self, target: Target) -> TcpTunnel:
+    async def start_tcp(
+        self, target: Target, *, fields: Sequence[tuple[bytes, bytes]] = ()
+    ) -> TcpTunnel:
         """Open a TCP connection that the caller ends, by the method that the options name.
 
         See :meth:`RelayConnection.open_tcp` and ``open_templated_tcp``.
@@ -157,8 +159,11 @@ class RelayClient:
                 path=self.address.tcp_path_for(target),
                 capsule_types=capsule_types,
                 authorization=self._authorization,
+                fields=fields,
             )
-        return await self.connection.open_tcp(target, authorization=self._authorization)
+        return await self.connection.open_tcp(
+            target, authorization=self._authorization, fields=fields
+        )
 
     @asynccontextmanager
     async def open_udp(
@@ -192,9 +197,22 @@ class RelayClient:
         finally:
             tunnel.close()
 
-    async def fetch(self, path: str) -> Response:
-        """GET a path of the relay's own web site; for diagnosis. See RelayConnection.request."""
-        return await self.connection.request("GET", authority=self.address.authority, path=path)
+    async def fetch(
+        self, path: str, *, accept: str = "*/*", with_credential: bool = False
+    ) -> Response:
+        """GET a path of the relay's own web site; see RelayConnection.request.
+
+        Args:
+            path: with its query.
+            accept: the media type that is wanted.
+            with_credential: send the credential, as with a request for a tunnel.
+        """
+        fields = [(b"accept", accept.encode("ascii"))]
+        if with_credential and self._authorization is not None:
+            fields.append((b"authorization", self._authorization))
+        return await self.connection.request(
+            "GET", authority=self.address.authority, path=path, fields=fields
+        )
 
     async def close(self) -> None:
         """Close the connection and its tunnels; idempotent."""

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from masque_relay.client.errors import AddressError
@@ -30,6 +30,13 @@ class Way(StrEnum):
     """Refused here."""
 
 
+class Traffic(Enum):
+    """What is to be carried."""
+
+    TCP = "tcp"
+    UDP = "udp"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitRule:
     """One rule: a way, and the targets that take it."""
@@ -39,6 +46,10 @@ class SplitRule:
     """A lower-case domain (it and all below it), a subnet of literal addresses, or None: any."""
     first_port: int = 1
     last_port: int = 65_535
+    is_exact: bool = False
+    """A domain without what is below it. Only a relay's own rules say it (pvd.py)."""
+    traffic: Traffic | None = None
+    """None means both. Only a relay's own rules say it."""
 
     @classmethod
     def parse(cls, text: str) -> "SplitRule":
@@ -59,16 +70,20 @@ class SplitRule:
             raise AddressError(f"{text!r} is not a split rule", hint=_HINT) from None
         return cls(way=way, host=host, first_port=first_port, last_port=last_port)
 
-    def matches(self, target: Target) -> bool:
+    def matches(self, target: Target, traffic: Traffic = Traffic.TCP) -> bool:
         """Whether the target is meant. A subnet never matches a name: nothing is looked up here."""
         if not self.first_port <= target.port <= self.last_port:
+            return False
+        if self.traffic is not None and self.traffic is not traffic:
             return False
         match self.host:
             case None:
                 return True
             case str() as domain:
                 name = target.host
-                return isinstance(name, str) and (name == domain or name.endswith("." + domain))
+                if not isinstance(name, str):
+                    return False
+                return name == domain or (not self.is_exact and name.endswith("." + domain))
             case network:
                 return not isinstance(target.host, str) and target.host in network
 
@@ -80,9 +95,10 @@ class SplitRules:
         self._rules = tuple(rules)
         self._default = default
 
-    def way_of(self, target: Target) -> Way:
+    def way_of(self, target: Target, traffic: Traffic = Traffic.TCP) -> Way:
         """Return which way a target takes."""
-        return next((rule.way for rule in self._rules if rule.matches(target)), self._default)
+        ways = (rule.way for rule in self._rules if rule.matches(target, traffic))
+        return next(ways, self._default)
 
 
 def read_rules(text: str, *, origin: str) -> list[SplitRule]:

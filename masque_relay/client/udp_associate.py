@@ -10,7 +10,7 @@ from masque_relay.client.errors import ClientError, TunnelClosed
 from masque_relay.client.forward import TunnelOpener
 from masque_relay.client.limits import ProxyLimits
 from masque_relay.client.socks import decode_udp_datagram, encode_udp_header
-from masque_relay.client.split import SplitRules, Way
+from masque_relay.client.split import SplitRules, Traffic, Way
 from masque_relay.client.udp_tunnel import UdpTunnel
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.ports import Clock, DatagramSocket
@@ -167,7 +167,7 @@ class UdpAssociation:
         return groups
 
     def _send(self, target: Target, payloads: list[bytes], now_s: float) -> None:
-        if self._rules.way_of(target) is not Way.PROXY:
+        if self._rules.way_of(target, Traffic.UDP) is not Way.PROXY:
             self._totals.blocked += len(payloads)
             return
         peer = self._peers.get(target) or self._admit(target, now_s)

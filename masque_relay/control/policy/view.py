@@ -66,14 +66,14 @@ def view_rules(
     asker = _Asker(policy=policy, principal=principal, source=source, now_s=now_s)
     applicable = _applicable(asker)
     allowed = frozenset(method for rule, methods in applicable if rule.allow for method in methods)
-    protected = _protected_rule(rule for rule, _ in applicable if rule.allow)
     view: list[ReachRule] = []
-    for rule, methods in applicable:
+    leaves_out_protected = False
+    for index, (rule, methods) in enumerate(applicable):
         if not rule.allow and not methods >= allowed:
             continue  # a client's rules cannot refuse one method and go on with the others
-        if rule.allow and protected is not None and any(map(_is_wide, rule.targets)):
-            view.append(protected)
-            protected = None
+        if rule.allow and not leaves_out_protected and any(map(_is_wide, rule.targets)):
+            leaves_out_protected = True
+            view.append(_protected_rule(later for later, _ in applicable[index:] if later.allow))
         view += _reach_rules(asker, rule, methods & allowed if rule.allow else frozenset())
     while view and not view[-1].methods:
         view.pop()  # what nothing matches is not carried anyway
@@ -131,8 +131,8 @@ def _is_wide(pattern: TargetPattern) -> bool:
     return pattern.kind is HostKind.NETWORK and not pattern.lifts_protection
 
 
-def _protected_rule(allowing: Iterable[Rule]) -> ReachRule | None:
-    """Return the rule that leaves out the protected ranges but for those that are named."""
+def _protected_rule(allowing: Iterable[Rule]) -> ReachRule:
+    """Return the rule that leaves out the protected ranges, but for those that rules name."""
     named = [
         pattern.network
         for rule in allowing
@@ -142,7 +142,7 @@ def _protected_rule(allowing: Iterable[Rule]) -> ReachRule | None:
     rest: list[IPNetwork] = []
     for network, _ in PROTECTED_NETWORKS:
         rest += _without(network, named)
-    return ReachRule(methods=frozenset(), subnets=tuple(rest)) if rest else None
+    return ReachRule(methods=frozenset(), subnets=tuple(rest))
 
 
 def _without(network: IPNetwork, holes: Sequence[IPNetwork]) -> list[IPNetwork]:
