@@ -1,7 +1,7 @@
 """Owns RelayLink: connections to one relay that are kept up, and shared by all who want tunnels."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from secrets import SystemRandom
 from typing import Protocol, Self
 
@@ -48,7 +48,9 @@ class LinkedRelay(Protocol):
         """Open any extended CONNECT tunnel."""
         ...
 
-    async def start_tcp(self, target: Target) -> TcpTunnel:
+    async def start_tcp(
+        self, target: Target, *, fields: Sequence[tuple[bytes, bytes]] = ()
+    ) -> TcpTunnel:
         """Open a TCP connection."""
         ...
 
@@ -196,7 +198,9 @@ class RelayLink:
         except RelayLeaving as error:
             raise ConnectionLost(error.message, hint=error.hint) from error
 
-    async def open_tcp(self, target: Target) -> TcpTunnel:
+    async def open_tcp(
+        self, target: Target, *, fields: Sequence[tuple[bytes, bytes]] = ()
+    ) -> TcpTunnel:
         """Open a TCP connection, after a wait as for :meth:`open_udp`.
 
         Raises:
@@ -206,7 +210,7 @@ class RelayLink:
         """
         relay = await self._wait_for_room()
         try:
-            return await relay.start_tcp(target)
+            return await relay.start_tcp(target, fields=fields)
         except RelayLeaving as error:
             raise ConnectionLost(error.message, hint=error.hint) from error
 

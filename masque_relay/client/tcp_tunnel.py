@@ -30,7 +30,7 @@ class TcpTunnel:
 
     Attributes:
         target: what the tunnel leads to.
-        next_hop: the address that the relay connected to, if it said so (RFC 9209).
+        response: the head of the 2xx, names in lower case.
         sent_bytes: handed to the connection.
         received_bytes: read by our user.
     """
@@ -62,7 +62,7 @@ class TcpTunnel:
             forget: called once, when the stream is over both ways.
         """
         self.target = target
-        self.next_hop: str | None = None
+        self.response: Headers = []
         self.sent_bytes = 0
         self.received_bytes = 0
         self._transport = transport
@@ -79,9 +79,15 @@ class TcpTunnel:
         self._queue: deque[bytes] = deque()
         """What has arrived and was not read: at most one stream window, by the credit."""
         self._readable = asyncio.Event()
+        self._changed: Callable[[], None] | None = None
         self._room = asyncio.Event()
 
     # -- for the user ----------------------------------------------------------------------------
+
+    @property
+    def next_hop(self) -> str | None:
+        """The address that the relay connected to, if it said so (RFC 9209)."""
+        return next_hop_of(self.response)
 
     @property
     def waiting_bytes(self) -> int:
@@ -101,6 +107,9 @@ class TcpTunnel:
                 raise self._broken
             self._readable.clear()
             await self._readable.wait()
+        return self._take_queued()
+
+    def _take_queued(self) -> bytes:
         taken = [self._queue.popleft()]
         size = len(taken[0])
         while self._queue and size + len(self._queue[0]) <= READ_BYTES:
@@ -146,6 +155,38 @@ class TcpTunnel:
             self._transport.reset(self._stream_id, H3Error.REQUEST_CANCELLED)
         self._break(TunnelClosed(EndReason.PEER_CLOSED, "the tunnel was closed by its user"))
 
+    # -- for a user without tasks ----------------------------------------------------------------
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call ``changed`` when bytes or an end have come, when room was made, or at a break."""
+        self._changed = changed
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the target has ended its side, and all that it sent was taken."""
+        return self._has_received_end and not self._queue
+
+    @property
+    def broken(self) -> ClientError | None:
+        """Why both directions are over; None while they are not."""
+        return self._broken
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Written, and not yet gone (or acknowledged)."""
+        return self._transport.unsent_bytes(self._stream_id)
+
+    def take(self) -> bytes:
+        """Return what has arrived, or nothing; grants the relay credit for it."""
+        return self._take_queued() if self._queue else b""
+
+    def write_now(self, data: bytes) -> None:
+        """Send bytes without a wait: the caller keeps :attr:`unsent_bytes` bounded."""
+        if self._broken is None and not self._has_sent_end and data:
+            self._blocked.add(self)
+            self.sent_bytes += len(data)
+            self._transport.send_data(self._stream_id, self._framing.encode(data), end_stream=False)
+
     # -- for RelayConnection: how a tunnel opens -------------------------------------------------
 
     async def wait_open(self) -> None:
@@ -175,6 +216,10 @@ class TcpTunnel:
         if self._has_room():
             self._blocked.discard(self)
             self._room.set()
+        if self._changed is not None:
+            self._changed()
+            if self.unsent_bytes:
+                self._blocked.add(self)
 
     # -- StreamHandler ---------------------------------------------------------------------------
 
@@ -231,7 +276,12 @@ class TcpTunnel:
         if self._framing.has_ended and not self._has_received_end:
             self._has_received_end = True
             self._end_if_over()
+        self._wake_reader()
+
+    def _wake_reader(self) -> None:
         self._readable.set()
+        if self._changed is not None:
+            self._changed()
 
     def _malformed(self, error: WireError) -> None:
         self._transport.reset(self._stream_id, H3Error.MESSAGE_ERROR)
@@ -243,7 +293,7 @@ class TcpTunnel:
             return  # RFC 9110 section 15.2: interim
         is_ok = status is not None and 200 <= status < 300
         if is_ok and (self._framing.ends_with_stream or not breaks_capsules(status, headers)):
-            self.next_hop = next_hop_of(headers)
+            self.response = headers
             self._opened.set_result(None)
             return
         refusal = refusal_from(
@@ -269,7 +319,7 @@ class TcpTunnel:
             self.reset_received("its stream ended in the middle")
             return
         self._has_received_end = True
-        self._readable.set()
+        self._wake_reader()
         self._end_if_over()
 
     def _end_if_over(self) -> None:
@@ -290,5 +340,5 @@ class TcpTunnel:
             self._opened.exception()  # nobody may be waiting any more; that is no error
         self._blocked.discard(self)
         self._room.set()
-        self._readable.set()
+        self._wake_reader()
         self._forget(self._stream_id)

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from masque_relay.client.errors import TunnelClosed
 from masque_relay.client.limits import ClientLimits
+from masque_relay.client.refusal import Headers
 from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream
 from masque_relay.contract.address import Target
 from masque_relay.wire.capsule import Capsule
@@ -15,12 +16,15 @@ OnBatch = Callable[[Sequence[bytes]], None]
 OnClosed = Callable[[TunnelClosed], None]
 
 
-def udp_request(target: Target, path: str) -> TunnelRequest:
+def udp_request(
+    target: Target, path: str, fields: Sequence[tuple[bytes, bytes]] = ()
+) -> TunnelRequest:
     """Return the request for a tunnel to ``target`` (RFC 9298 section 3.4)."""
     return TunnelRequest(
         protocol="connect-udp",
         path=path,
         goal=target,
+        headers=tuple(fields),
         max_capsule_bytes=MAX_UDP_PAYLOAD_BYTES + len(UDP_PAYLOAD_CONTEXT),
     )
 
@@ -84,6 +88,11 @@ class UdpTunnel:
     def next_hop(self) -> str | None:
         """The address that the relay connected to, if it said so (RFC 9209)."""
         return None if self._stream is None else self._stream.next_hop
+
+    @property
+    def response(self) -> Headers:
+        """The head of the 2xx; empty before it came."""
+        return [] if self._stream is None else self._stream.response
 
     @property
     def reliable(self) -> bool:

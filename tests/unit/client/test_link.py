@@ -1,7 +1,7 @@
 """Owns the tests of connections that are kept up: loss, back-off, GOAWAY, more than one."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -40,12 +40,14 @@ class FakeRelay:
         )
         return await self.connection.open_udp(target, authority="r", path="/", **callbacks)
 
-    async def start_tcp(self, target: Target) -> TcpTunnel:
+    async def start_tcp(
+        self, target: Target, *, fields: Sequence[tuple[bytes, bytes]] = ()
+    ) -> TcpTunnel:
         stream_id = 4 * len(self.transport.headers)
         asyncio.get_running_loop().call_soon(
             lambda: self.connection.headers_received(stream_id, ACCEPTED, end_stream=False)
         )
-        return await self.connection.open_tcp(target)
+        return await self.connection.open_tcp(target, fields=fields)
 
     async def start_tunnel(self, request: TunnelRequest, user: TunnelUser) -> TunnelStream:
         stream_id = 4 * len(self.transport.headers)
