@@ -7,7 +7,7 @@ from fallbacks.turn.allocation import Allocation, Relayed
 from fallbacks.turn.authentication import Presented
 from fallbacks.turn.denials import error_of_denial, error_of_fault, is_credential_reason
 from fallbacks.turn.gate_request import relay_request
-from fallbacks.turn.path import ClientPath, PathKind
+from fallbacks.turn.path import ClientPath, PathKind, RelayAddress
 from fallbacks.turn.wire.codepoints import AddressFamily, Attribute, ErrorCode
 from fallbacks.turn.wire.message import unknown_required
 from fallbacks.turn.wire.values import (
@@ -17,7 +17,8 @@ from fallbacks.turn.wire.values import (
     family_of,
 )
 from fallbacks.turn.wish import AllocateWish, parse_wish
-from masque_relay.contract.flow import FlowError
+from masque_relay.contract.address import Endpoint
+from masque_relay.contract.flow import FlowError, FlowFault
 from masque_relay.contract.lease import Lease
 from masque_relay.contract.request import Method as RelayMethod
 from masque_relay.contract.request import RelayRequest
@@ -189,7 +190,8 @@ class Allocator:
         if address is None:
             return ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED
         if wish.is_tcp:
-            return self._session.open_tcp_relay(allocation, address)
+            self._open_tcp(allocation, address)
+            return None
         if wish.reserve:
             relayed, allocation.reservation_token = ports.open_pair(address)
         else:
@@ -200,6 +202,27 @@ class Allocator:
             if second is not None:
                 allocation.relayed.append(ports.open(second))
         return None
+
+    def _open_tcp(self, allocation: Allocation, address: RelayAddress) -> None:
+        """Listen for TCP peers on a random port (RFC 6062 section 5.1).
+
+        Raises:
+            FlowError: no port or no resources.
+        """
+        session = self._session
+        for port in session.ports.random_ports():
+            try:
+                session.tcp.listen(
+                    allocation,
+                    Endpoint(address=address.local, port=port),
+                    Endpoint(address=address.public, port=port),
+                )
+            except FlowError as taken:
+                if taken.fault is not FlowFault.RESOURCES:
+                    raise
+            else:
+                return
+        raise FlowError(FlowFault.RESOURCES, "no free port for a relayed address")
 
     # -- answers --------------------------------------------------------------------------------
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from masque_relay.contract.address import Endpoint, IPAddress
 from masque_relay.contract.counters import TunnelCounters, TurnCounters
 from masque_relay.contract.ports import Clock, Gate, Recognizer
-from masque_relay.contract.relay_socket import RelaySocketFactory
+from masque_relay.contract.relay_socket import RelaySocketFactory, RelayTcpFactory
 from masque_relay.contract.turn_limits import TurnLimits
 
 if TYPE_CHECKING:
@@ -71,6 +71,51 @@ class ClientPath(Protocol):
         ...
 
 
+class Splice(Protocol):
+    """What takes the bytes of a connection that was bound to a peer."""
+
+    def client_bytes(self, data: bytes) -> None:
+        """Take bytes of the client."""
+        ...
+
+    def client_end(self) -> None:
+        """The client sends no more."""
+        ...
+
+    def client_writable(self) -> None:
+        """The way to the client has room again."""
+        ...
+
+    def client_lost(self) -> None:
+        """The client's connection is gone."""
+        ...
+
+
+@runtime_checkable
+class SplicedPath(Protocol):
+    """A client's connection as RFC 6062 uses it: after a ConnectionBind it carries plain bytes."""
+
+    def begin_splice(self, splice: Splice) -> None:
+        """Hand over what has arrived behind the ConnectionBind, and everything that follows."""
+        ...
+
+    def write(self, data: bytes) -> bool:
+        """Send bytes; False asks for a pause until ``client_writable``."""
+        ...
+
+    def pause_reading(self) -> None:
+        """Let the client wait. Idempotent."""
+        ...
+
+    def resume_reading(self) -> None:
+        """Read on. Idempotent."""
+        ...
+
+    def close(self) -> None:
+        """Close once everything is sent. Idempotent."""
+        ...
+
+
 class TurnGate(Gate, Recognizer, Protocol):
     """The gate as TURN needs it: it signs refusals too."""
 
@@ -105,7 +150,7 @@ class TurnSettings:
 
 @dataclass(slots=True, kw_only=True)
 class TurnServices:
-    """What the core is given. Only ``settings`` and ``draining`` change while it runs."""
+    """What the core is given. Only ``settings`` changes while it runs."""
 
     settings: TurnSettings
     gate: TurnGate
@@ -113,11 +158,13 @@ class TurnServices:
     counters: TurnCounters
     tunnels: TunnelCounters
     bind_relay: RelaySocketFactory
+    bind_tcp_relay: RelayTcpFactory
     spawn: Callable[[Coroutine[None, None, None]], bool]
     """Runs a request that has to wait, in a task that somebody awaits; False: too many wait."""
     watch: Callable[[int, Callable[[], None]], None]
     """Calls back whenever a descriptor is readable."""
     unwatch: Callable[[int], None]
+    call_later: Callable[[float, Callable[[], None]], object]
+    """Calls back once, after so many seconds."""
     is_own_address: Callable[[IPAddress], bool]
     """Whether an address is a public one of this very host, behind its firewall."""
-    draining: bool = False

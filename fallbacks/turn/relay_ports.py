@@ -1,6 +1,7 @@
 """Owns relayed addresses: which ports are free, taken or reserved (RFC 8656 section 7)."""
 
 import secrets
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fallbacks.turn.allocation import Relayed, Source
@@ -39,18 +40,23 @@ class RelayPorts:
                 return address
         return None
 
+    def random_ports(self, *, even: bool = False) -> Iterator[int]:
+        """Yield ports to try: nobody should guess them (RFC 6056)."""
+        settings = self._services.settings
+        for _ in range(PORT_TRIES):
+            port = self._random.randint(settings.first_port, settings.last_port)
+            if even and (port := port & ~1) < settings.first_port:
+                continue
+            yield port
+
     def open(self, address: RelayAddress, *, even: bool = False) -> Relayed:
         """Bind a random free port; an even one where asked.
 
         Raises:
             FlowError: none was found, or the host is out of sockets.
         """
-        settings = self._services.settings
         error: FlowError | None = None
-        for _ in range(PORT_TRIES):
-            port = self._random.randint(settings.first_port, settings.last_port)
-            if even and (port := port & ~1) < settings.first_port:
-                continue
+        for port in self.random_ports(even=even):
             try:
                 return self._bind(address, port)
             except FlowError as taken:

@@ -7,6 +7,7 @@ from fallbacks.turn import replies
 from fallbacks.turn.allocate import granted_lifetime_s
 from fallbacks.turn.allocation import Allocation, Channel, Source
 from fallbacks.turn.authentication import Presented
+from fallbacks.turn.denials import error_of_fault
 from fallbacks.turn.path import ClientPath
 from fallbacks.turn.wire.codepoints import Attribute, ErrorCode, Method
 from fallbacks.turn.wire.values import (
@@ -18,6 +19,7 @@ from fallbacks.turn.wire.values import (
 )
 from fallbacks.turn.wish import parse_family, parse_lifetime
 from masque_relay.contract.address import Endpoint
+from masque_relay.contract.flow import FlowError
 from masque_relay.contract.turn_limits import TurnLimits
 from masque_relay.contract.verdict import EndReason
 from masque_relay.wire.errors import WireError
@@ -43,7 +45,7 @@ class AllocationRequests:
             elif message.method == Method.CHANNEL_BIND:
                 self._bind_channel(path, allocation, presented)
             else:
-                self._session.connect_peer(path, allocation, presented)
+                self._connect(path, allocation, presented)
         except WireError:
             self._session.fail(path, presented, ErrorCode.BAD_REQUEST)
 
@@ -187,6 +189,37 @@ class AllocationRequests:
             len(allocation.channels) + is_new_channel <= limits.channels_per_allocation
             and len(allocation.permissions) + is_new_host <= limits.permissions_per_allocation
         )
+
+    # -- Connect (RFC 6062 section 5.2) ---------------------------------------------------------
+
+    def _connect(self, path: ClientPath, allocation: Allocation, presented: Presented) -> None:
+        session, message = self._session, presented.message
+        value = message.get(Attribute.XOR_PEER_ADDRESS)
+        if value is None or not allocation.is_tcp or message.method != Method.CONNECT:
+            session.fail(path, presented, ErrorCode.BAD_REQUEST)
+            return
+        peer = decode_xor_address(value, message.transaction_id)
+        error = self._check_peer(allocation, peer, exactly=True)
+        if error is None and session.tcp.has_peer(allocation, peer):
+            error = ErrorCode.CONNECTION_ALREADY_EXISTS
+        elif error is None and not session.tcp.has_room(allocation):
+            error = ErrorCode.INSUFFICIENT_CAPACITY
+        if error is not None:
+            session.fail(path, presented, error)
+        elif not session.services.spawn(self._connect_now(path, allocation, presented, peer)):
+            session.services.counters.over_pending += 1
+
+    async def _connect_now(
+        self, path: ClientPath, allocation: Allocation, presented: Presented, peer: Endpoint
+    ) -> None:
+        session = self._session
+        try:
+            connection = await session.tcp.connect(allocation, peer)
+        except FlowError as error:
+            session.fail(path, presented, error_of_fault(error.fault))
+            return
+        attributes = [(int(Attribute.CONNECTION_ID), connection.connection_id)]
+        path.send(replies.success(presented.message, attributes, key=allocation.key))
 
     # -- peers ----------------------------------------------------------------------------------
 

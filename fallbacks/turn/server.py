@@ -10,7 +10,7 @@ from typing import Self
 
 import structlog
 
-from fallbacks.turn.path import PathKind, TurnServices, TurnSettings
+from fallbacks.turn.path import PathKind, TurnServices
 from fallbacks.turn.session import TurnSession
 from fallbacks.turn.stream import TurnStream, Wire
 from fallbacks.turn.stream_listener import StreamListener
@@ -39,6 +39,10 @@ class Readers:
         """Stop that. A closed descriptor is none."""
         if descriptor >= 0:
             asyncio.get_running_loop().remove_reader(descriptor)
+
+    def call_later(self, delay_s: float, callback: Callable[[], None]) -> object:
+        """Call back once, after so many seconds."""
+        return asyncio.get_running_loop().call_later(delay_s, callback)
 
 
 class PendingRequests:
@@ -95,6 +99,8 @@ class TurnServer:
         self._group = asyncio.TaskGroup()
         self._udp: list[UdpListener] = []
         self._streams: list[StreamListener] = []
+        self._is_draining = False
+        self._drained = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
@@ -161,13 +167,16 @@ class TurnServer:
             "allocations": len(self.session.allocations),
         }
 
-    def apply(self, settings: TurnSettings) -> None:
-        """Use other settings from now on."""
-        self.session.apply(settings)
+    async def drain(self) -> None:
+        """Accept no more connections; wait until the last allocation has ended.
 
-    def drain(self) -> None:
-        """Refuse new allocations; those that exist go on."""
-        self._services.draining = True
+        New allocations are refused by the gate, whose clients are sent to another relay.
+        """
+        for listener in self._streams:
+            listener.stop_accepting()
+        self._is_draining = True
+        self._tick_over()
+        await self._drained.wait()
 
     def _stream_addresses(self, kind: PathKind) -> list[str]:
         return [str(listener.local) for listener in self._streams if listener.kind is kind]
@@ -179,4 +188,9 @@ class TurnServer:
             _log.exception("turn_tick_failed")
         for listener in self._streams:
             listener.sweep()
+        self._tick_over()
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+
+    def _tick_over(self) -> None:
+        if self._is_draining and not self.session.allocations:
+            self._drained.set()

@@ -23,12 +23,13 @@ from fallbacks.turn.nonce import NonceMaker
 from fallbacks.turn.path import (
     ClientPath,
     PathKind,
-    RelayAddress,
+    SplicedPath,
     TurnServices,
     TurnSettings,
 )
 from fallbacks.turn.relay_ports import RelayPorts
 from fallbacks.turn.requests import AllocationRequests
+from fallbacks.turn.tcp_relay import TcpRelays, bind_connection
 from fallbacks.turn.wire.channel_data import is_channel_data
 from fallbacks.turn.wire.codepoints import Attribute, ErrorCode, MessageClass, Method
 from fallbacks.turn.wire.message import StunMessage, decode_message, unknown_required
@@ -41,7 +42,13 @@ MIN_AUTHENTICATED_BYTES = 100
 """No request with user name, realm, our nonce and integrity is shorter."""
 
 _ALLOCATION_METHODS = frozenset(
-    (Method.REFRESH, Method.CREATE_PERMISSION, Method.CHANNEL_BIND, Method.CONNECT)
+    (
+        Method.REFRESH,
+        Method.CREATE_PERMISSION,
+        Method.CHANNEL_BIND,
+        Method.CONNECT,
+        Method.CONNECTION_BIND,
+    )
 )
 
 
@@ -63,6 +70,7 @@ class TurnSession:
             total_per_s=limits.replies_per_s,
         )
         self.mobility = Mobility(services)
+        self.tcp = TcpRelays(services)
         self._allocator = Allocator(self)
         self._requests = AllocationRequests(self)
 
@@ -157,6 +165,7 @@ class TurnSession:
             if allocation.gate_generation != generation:
                 self._requests.ask_again(allocation, generation)
         self.ports.expire(now_s)
+        self.tcp.expire(now_s)
 
     def apply(self, settings: TurnSettings) -> None:
         """Use other settings from now on; allocations go on as they are."""
@@ -179,6 +188,7 @@ class TurnSession:
         for relayed in allocation.relayed:
             self.services.unwatch(relayed.socket.fileno())
             self.ports.close(relayed)
+        self.tcp.close(allocation)
         self.mobility.forget(allocation)
         for path in (allocation.path, allocation.next_path):
             if path is not None and path.allocation is allocation:
@@ -212,6 +222,8 @@ class TurnSession:
         presented = self.mechanism.read(message, path, self.services.clock.monotonic_s())
         if isinstance(presented, Challenge):
             self.challenge(path, message, presented)
+            return
+        if message.method == Method.CONNECTION_BIND and self._on_connection_bind(path, presented):
             return
         allocation = path.allocation
         if allocation is None or presented.credential.access_token != allocation.access_token:
@@ -274,20 +286,28 @@ class TurnSession:
             Attribute.MOBILITY_TICKET
         ):
             self._requests.move(path, presented)
+        elif presented.message.method == Method.CONNECTION_BIND:
+            # RFC 6062 section 5.4: no such connection, or not by TCP.
+            self.fail(path, presented, ErrorCode.BAD_REQUEST)
         else:
             self.fail(path, presented, ErrorCode.ALLOCATION_MISMATCH)
 
-    # -- TCP peers ------------------------------------------------------------------------------
+    # -- TCP peers (RFC 6062) -------------------------------------------------------------------
 
-    def open_tcp_relay(self, allocation: Allocation, address: RelayAddress) -> ErrorCode | None:
-        """Listen for TCP peers (RFC 6062)."""
-        del allocation, address
-        return ErrorCode.UNSUPPORTED_TRANSPORT_PROTOCOL
-
-    def connect_peer(self, path: ClientPath, allocation: Allocation, presented: Presented) -> None:
-        """Connect to a TCP peer (RFC 6062)."""
-        del allocation
-        self.fail(path, presented, ErrorCode.BAD_REQUEST)
+    def _on_connection_bind(self, path: ClientPath, presented: Presented) -> bool:
+        """Join a data connection with a peer's; False if there is no peer with that number."""
+        connection_id = presented.message.get(Attribute.CONNECTION_ID)
+        connection = self.tcp.find(connection_id or b"")
+        if connection is None or not isinstance(path, SplicedPath):
+            return False
+        error = check_owner(connection.allocation, presented)
+        if error is ErrorCode.UNAUTHENTICATED:
+            self.challenge(path, presented.message, Challenge(code=error))
+        elif error is not None:
+            self.fail(path, presented, error)
+        else:
+            bind_connection(path, path, connection, presented)
+        return True
 
     # -- answers --------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from fallbacks.turn.allocation import Allocation
 from fallbacks.turn.gate_request import source_key
-from fallbacks.turn.path import PathKind
+from fallbacks.turn.path import PathKind, Splice
 from fallbacks.turn.session import TurnSession
 from fallbacks.turn.wire.channel_data import StreamDecoder
 from masque_relay.contract.address import Endpoint
@@ -44,26 +44,6 @@ class Wire(Protocol):
 
     def abort(self) -> None:
         """Close now. Idempotent."""
-        ...
-
-
-class Splice(Protocol):
-    """What takes the bytes of a connection that was bound to a peer."""
-
-    def client_bytes(self, data: bytes) -> None:
-        """Take bytes of the client."""
-        ...
-
-    def client_end(self) -> None:
-        """The client sends no more."""
-        ...
-
-    def client_writable(self) -> None:
-        """The way to the client has room again."""
-        ...
-
-    def client_lost(self) -> None:
-        """The client's connection is gone."""
         ...
 
 
@@ -201,10 +181,6 @@ class TurnStream:
 
     # -- RFC 6062 -------------------------------------------------------------------------------
 
-    def bind(self) -> None:
-        """A ConnectionBind holds: cut no more, and wait for :meth:`begin_splice`."""
-        self._is_bound = True
-
     def begin_splice(self, splice: Splice) -> None:
         """Hand what has arrived behind the ConnectionBind, and everything that follows, over."""
         self._is_bound = True
@@ -212,6 +188,20 @@ class TurnStream:
         rest = self._decoder.take_rest()
         if rest:
             splice.client_bytes(rest)
+
+    def write(self, data: bytes) -> bool:
+        """Send bytes of a peer; False asks for a pause until ``client_writable``."""
+        if not self._is_lost:
+            self.wire.write(data)
+        return not self.wire.is_congested
+
+    def pause_reading(self) -> None:
+        """Let the client wait."""
+        self.wire.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on."""
+        self.wire.resume_reading()
 
     def _deliver(self, messages: list[bytes]) -> None:
         if self.allocation is not None:

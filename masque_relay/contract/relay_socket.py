@@ -1,10 +1,11 @@
-"""Owns the port of a relayed transport address: a bound UDP socket that many peers send to."""
+"""Owns the ports of relayed transport addresses: bound sockets that many peers reach."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from masque_relay.contract.address import Endpoint
+from masque_relay.contract.flow import ByteSink, TcpFlow
 from masque_relay.contract.ports import DatagramSocket
 
 
@@ -35,3 +36,32 @@ class RelaySocket(DatagramSocket, Protocol):
 
 RelaySocketFactory = Callable[[Endpoint], RelaySocket]
 """Binds one; port 0 picks a free one. Raises FlowError when the address is taken or not ours."""
+
+
+AcceptPeer = Callable[[Endpoint, Callable[[ByteSink], TcpFlow]], None]
+"""Told of a peer that connected, and how to take the connection; one that isn't taken is closed."""
+
+
+class RelayTcp(Protocol):
+    """A relayed transport address for TCP: peers connect to it, and it connects to peers."""
+
+    @property
+    def local(self) -> Endpoint:
+        """What it is bound to."""
+        ...
+
+    async def connect(self, peer: Endpoint, sink: ByteSink, *, timeout_s: float) -> TcpFlow:
+        """Connect from the relayed address itself; the flow begins paused.
+
+        Raises:
+            FlowError: refused, unreachable, or no answer in time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Accept no more; connections live on. Idempotent."""
+        ...
+
+
+RelayTcpFactory = Callable[[Endpoint, AcceptPeer], RelayTcp]
+"""Binds and listens. Raises FlowError when the address is taken or not ours."""

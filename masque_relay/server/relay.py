@@ -32,6 +32,7 @@ from masque_relay.server.serving import Serving, announce
 from masque_relay.server.signals import signals_handled
 from masque_relay.server.source import ConfigSource, RelayFiles
 from masque_relay.server.surroundings import Surroundings
+from masque_relay.server.turn import apply_turn, drain_turn
 
 _log = structlog.get_logger(__name__)
 
@@ -170,11 +171,13 @@ class Relay:
         _log.info("draining", deadline_s=deadline_s, tunnels=parts.gate.tunnel_count)
         parts.gate.drain()
         parts.endpoint.drain()
+        if parts.mesh is not None:
+            parts.mesh.restarting()
         if parts.tcp_front is not None:
             parts.tcp_front.drain()
         async with asyncio.TaskGroup() as group:
             waits = (
-                group.create_task(parts.front_end.drain(grace_s=deadline_s)),
+                group.create_task(_drain_clients(parts, deadline_s)),
                 group.create_task(self._end_wanted.wait()),
             )
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
@@ -300,6 +303,8 @@ class Relay:
             parts.tcp_front.apply_limits(config.tcp)
             if prepared.material.tcp_tls is not None:
                 parts.tcp_front.replace_context(prepared.material.tcp_tls)
+        if parts.turn is not None:
+            apply_turn(parts.turn, config.turn, prepared.material.turn_tls)
         parts.dataplane.resolver.clear_cache()
         configure_logging(config.log.level, config.log.format)
         after = in_force(config, self._material, parts.gate.policy.digest)
@@ -385,6 +390,7 @@ class Relay:
                 "ip": parts.counters.ip,
                 "flow": parts.counters.flow,
                 "turn": parts.counters.turn,
+                "mesh": parts.counters.mesh,
             },
             tallies={
                 "decisions": gate.decisions.items,
@@ -395,3 +401,11 @@ class Relay:
                 "ready": lambda: [((), int(self.ready()))],
             },
         )
+
+
+async def _drain_clients(parts: Parts, deadline_s: float) -> None:
+    """Wait until the last tunnel of any transport has ended, or the deadline passes."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(parts.front_end.drain(grace_s=deadline_s))
+        if parts.turn is not None:
+            group.create_task(drain_turn(parts.turn, deadline_s))

@@ -103,8 +103,8 @@ def changes(before: InForce, after: InForce) -> tuple[str, ...]:
         or (old.gate.bearer, old.gate.basic, old.gate.mtls, old.gate.stun)
         != (new.gate.bearer, new.gate.basic, new.gate.mtls, new.gate.stun),
         "certificate": before.certificates != after.certificates or old.tls != new.tls,
-        "limits": (old.quic.limits, old.gate.limits, old.http, old.tcp, old.drain)
-        != (new.quic.limits, new.gate.limits, new.http, new.tcp, new.drain),
+        "limits": (old.quic.limits, old.gate.limits, old.http, old.tcp, old.drain, old.turn)
+        != (new.quic.limits, new.gate.limits, new.http, new.tcp, new.drain, new.turn),
         "log": old.log != new.log,
     }
     return tuple(word for word, differs in differing.items() if differs)
@@ -118,6 +118,7 @@ def needs_restart(running: RelayConfig, wanted: RelayConfig) -> tuple[str, ...]:
         "connect_udp": running.connect_udp != wanted.connect_udp,
         "pvd": running.pvd != wanted.pvd,
         "dns": running.dns != wanted.dns,
+        "turn": _turn_at_start(running) != _turn_at_start(wanted),
         "egress": running.egress != wanted.egress,
         "admin": running.admin != wanted.admin,
         "audit": running.audit != wanted.audit,
@@ -127,6 +128,15 @@ def needs_restart(running: RelayConfig, wanted: RelayConfig) -> tuple[str, ...]:
         "gate.revocations_file": running.gate.revocations_file != wanted.gate.revocations_file,
     }
     return tuple(section for section, differs in differing.items() if differs)
+
+
+def _turn_at_start(config: RelayConfig) -> tuple[object, ...]:
+    """Return what of `[turn]` is read at start only."""
+    turn = config.turn
+    return (
+        (turn.udp, turn.tcp, turn.tls, turn.on_https_port, turn.on_h3_port, turn.other_address),
+        (turn.relay_addresses, turn.external_addresses),
+    )
 
 
 def _certificates(material: Material) -> tuple[bytes, ...]:

@@ -1,8 +1,10 @@
 """Owns the wiring of STUN and TURN: from the configuration to listeners, and through its life."""
 
+import asyncio
 import ssl
 from collections.abc import Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from dataclasses import replace
 from functools import partial
 
 from fallbacks.turn.path import RelayAddress, TurnServices, TurnSettings
@@ -19,6 +21,7 @@ from masque_relay.control.gate import RelayGate
 from masque_relay.dataplane.offload import RECEIVE_BYTES
 from masque_relay.dataplane.own_address import is_own_public
 from masque_relay.dataplane.relay_socket import relay_socket_factory
+from masque_relay.dataplane.tcp_relay import relay_tcp_factory
 from masque_relay.http.tcp_connection import TcpConnection, TcpLink
 from masque_relay.http.tcp_front import TcpFront
 from masque_relay.server.material import ALPN_TURN
@@ -57,6 +60,8 @@ async def open_turn(  # noqa: PLR0913 (all by keyword, from one place)
         counters=counters,
         tunnels=tunnels,
         bind_relay=relay_socket_factory(config.egress.limits, flows, bytearray(RECEIVE_BYTES)),
+        bind_tcp_relay=relay_tcp_factory(flows),
+        call_later=readers.call_later,
         spawn=pending.spawn,
         watch=readers.watch,
         unwatch=readers.unwatch,
@@ -81,6 +86,21 @@ async def open_turn(  # noqa: PLR0913 (all by keyword, from one place)
     if section.on_https_port and tcp_front is not None:
         tcp_front.serve_alpn(ALPN_TURN, partial(_begin_on_https, server))
     return server
+
+
+def apply_turn(server: TurnServer, section: TurnSection, tls: ssl.SSLContext | None) -> None:
+    """Put in force what a reload may change; addresses and listeners stay as they are."""
+    running = server.session.services.settings
+    wanted = turn_settings(section)
+    server.session.apply(replace(wanted, relay_addresses=running.relay_addresses))
+    if tls is not None:
+        server.replace_tls(tls)
+
+
+async def drain_turn(server: TurnServer, deadline_s: float) -> None:
+    """Wait until the last allocation has ended, or the deadline passes."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(server.drain(), deadline_s)
 
 
 def _begin_on_https(server: TurnServer, connection: TcpConnection, link: TcpLink) -> TurnStream:
