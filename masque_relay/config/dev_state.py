@@ -63,6 +63,11 @@ file = "audit.jsonl"
 listen = "127.0.0.1:9443"
 token_file = "admin-token"
 
+[ghostwire]
+enabled = true
+# FOR DEVELOPMENT ONLY: the dev token is bound to no peer's key, so whoever holds it may be any peer.
+limits = { require_bound_key = false }
+
 [log]
 format = "console"
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from masque_relay.admin.limits import AdminLimits
 from masque_relay.config.connect_ip import ConnectIpSection
+from masque_relay.config.ghostwire import GhostwireSection
 from masque_relay.config.turn import TurnSection
 from masque_relay.config.values import (
     AdminAddress,
@@ -257,7 +258,7 @@ class RelayConfig(Section):
     """Processes behind the one port, 1 to 64. Without it there is one for each core that the relay
     may use; `--dev` runs one. Each is a whole relay; they share ports, policy and quotas. Read at
     start only: a restart keeps the number. With `[connect_ip]` there is one: its addresses come
-    from one pool."""
+    from one pool. With `[ghostwire]` too: peers meet in one process."""
     listen: ListenSection = ListenSection()
     """Where clients reach the relay."""
     tls: TlsSection
@@ -276,6 +277,8 @@ class RelayConfig(Section):
     """STUN and TURN."""
     connect_ip: ConnectIpSection = ConnectIpSection()
     """CONNECT-IP (RFC 9484): IP tunnels."""
+    ghostwire: GhostwireSection = GhostwireSection()
+    """The mesh: peers that meet at this relay."""
     pvd: PvdSettings = PvdSettings()
     """Discovery: what `/.well-known/pvd` says."""
     dns: DnsSection = DnsSection()

@@ -48,6 +48,13 @@ class Gate(Protocol):
         """
         ...
 
+    def admit_under(self, lease: Lease, request: RelayRequest) -> Lease | Denial:
+        """Decide on a request inside an admitted session, for the session's own principal.
+
+        The credential is not asked for again; policy, quota, revocation and audit are.
+        """
+        ...
+
     def admit_peer(self, lease: Lease, callee: Lease) -> Denial | None:
         """Decide whether one mesh peer may call another; None means admitted.
 

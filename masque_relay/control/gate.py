@@ -81,12 +81,11 @@ class RelayGate:
                 break
         if isinstance(principal, Denial):
             return self._refuse(request, principal, None)
-        result = self._closed() or _unproved(request, principal) or self._grant(request, principal)
-        if isinstance(result, Denial):
-            return self._refuse(request, result, principal)
-        self._count(request, "allowed")
-        self._audit.write(self._decision_record(request, principal, result, None))
-        return result
+        return self._admit_principal(request, principal)
+
+    def admit_under(self, lease: Lease, request: RelayRequest) -> Lease | Denial:
+        """Decide on a request inside an admitted session, for the session's own principal."""
+        return self._admit_principal(request, _own(lease).principal)
 
     async def recognize(self, request: RelayRequest) -> str | Denial:
         """Return the subject that the credential proves, or why not; a revoked one is none."""
@@ -121,12 +120,11 @@ class RelayGate:
         The first admitted address binds the lease to the rule that admits it. Ask about every
         address you may use; asking again is cheap.
         """
-        if not isinstance(lease, RelayLease):
-            raise TypeError("the lease is not one of this gate")
-        denial = self._check_address(lease, unwrap(address), port)
+        own = _own(lease)
+        denial = self._check_address(own, unwrap(address), port)
         if denial is not None:
-            self._count(lease.request, denial.reason.value)
-            record = self._decision_record(lease.request, lease.principal, lease, denial)
+            self._count(own.request, denial.reason.value)
+            record = self._decision_record(own.request, own.principal, own, denial)
             self._audit.write({**record, "event": "address", "address": str(address)})
         return denial
 
@@ -137,15 +135,11 @@ class RelayGate:
 
     def packet_filter(self, lease: Lease) -> PacketFilter:
         """Return the policy for a CONNECT-IP lease's packets; a reload changes it in place."""
-        if not isinstance(lease, RelayLease):
-            raise TypeError("the lease is not one of this gate")
-        return self._filters.open(lease, self._state.policy, self._clock.wall_s())
+        return self._filters.open(_own(lease), self._state.policy, self._clock.wall_s())
 
     def admit_peer(self, lease: Lease, callee: Lease) -> Denial | None:
         """Decide whether one mesh peer may call another; None means admitted."""
-        if not isinstance(lease, RelayLease) or not isinstance(callee, RelayLease):
-            raise TypeError("the lease is not one of this gate")
-        principal, other = lease.principal, callee.principal
+        principal, other = _own(lease).principal, _own(callee).principal
         decision = self._state.policy.decide(
             Query(
                 subject=principal.subject,
@@ -311,6 +305,14 @@ class RelayGate:
             )
         return self._ledger.room()
 
+    def _admit_principal(self, request: RelayRequest, principal: Principal) -> RelayLease | Denial:
+        result = self._closed() or _unproved(request, principal) or self._grant(request, principal)
+        if isinstance(result, Denial):
+            return self._refuse(request, result, principal)
+        self._count(request, "allowed")
+        self._audit.write(self._decision_record(request, principal, result, None))
+        return result
+
     def _grant(self, request: RelayRequest, principal: Principal) -> RelayLease | Denial:
         if self._revocations.holds(subject=principal.subject, token_id=principal.token_id):
             return Denial(reason=DenyReason.REVOKED, detail="subject or token id is revoked")
@@ -475,6 +477,12 @@ def open_revocations(settings: GateSettings) -> RevocationList:
         ConfigError: the file can't be read or is not ours.
     """
     return RevocationList(file=settings.revocations_file, max_entries=settings.limits.revocations)
+
+
+def _own(lease: Lease) -> RelayLease:
+    if not isinstance(lease, RelayLease):
+        raise TypeError("the lease is not one of this gate")
+    return lease
 
 
 def _unproved(request: RelayRequest, principal: Principal) -> Denial | None:

@@ -17,7 +17,7 @@ class MetricRow:
     """One plain int of contract/counters.py."""
 
     group: str
-    """Which counters object: quic, http, tcp, tunnel, bind, ip, flow, turn."""
+    """Which counters object: quic, http, tcp, tunnel, bind, ip, flow, turn, mesh."""
     field: str
     """The attribute of that object."""
     name: str
@@ -40,6 +40,8 @@ def _ip_dropped(field: str, /, **labels: str) -> MetricRow:
     return _row("ip", field, "ip_packets_dropped", _IP_DROPPED, **labels)
 
 
+_MESH_ENDED = "Sessions of mesh peers that the relay ended, by cause."
+_MESH_DROPPED = "Datagrams between mesh peers that were not relayed, by cause."
 _UDP = "UDP datagrams of the QUIC endpoint, whatever they hold."
 _IP_DROPPED = "IP packets of CONNECT-IP tunnels that were not forwarded, by cause."
 _IP_REFUSED = "Address requests of CONNECT-IP clients that got nothing."
@@ -393,5 +395,22 @@ _TURN_ROWS: tuple[MetricRow, ...] = (
     _row("turn", "deadlines_passed", "turn_connections_idle", "Unused connections closed."),
 )
 
-COUNTER_ROWS: tuple[MetricRow, ...] = (*_RELAY_ROWS, *_TURN_ROWS)
+_MESH_ROWS: tuple[MetricRow, ...] = (
+    _row("mesh", "sessions_opened", "mesh_sessions_opened", "Mesh peers welcomed."),
+    _gauge("mesh", "sessions_open", "mesh_sessions", "Mesh peers here now."),
+    _row("mesh", "handshakes_refused", "mesh_handshakes_refused", "Mesh peers not let in."),
+    _row("mesh", "sessions_replaced", "mesh_sessions_ended", _MESH_ENDED, cause="replaced"),
+    _row("mesh", "sessions_silent", "mesh_sessions_ended", _MESH_ENDED, cause="silent"),
+    _row("mesh", "protocol_errors", "mesh_sessions_ended", _MESH_ENDED, cause="protocol"),
+    _row("mesh", "channels_opened", "mesh_channels_opened", "Channels between mesh peers."),
+    _row("mesh", "channels_refused", "mesh_channels_refused", "Channels of mesh peers refused."),
+    _row("mesh", "relayed_datagrams", "mesh_datagrams", "Datagrams relayed to mesh peers."),
+    _row("mesh", "relayed_bytes", "mesh_bytes", "Payload bytes relayed to mesh peers."),
+    _row("mesh", "queue_dropped", "mesh_datagrams_dropped", _MESH_DROPPED, cause="queue"),
+    _row("mesh", "rate_dropped", "mesh_datagrams_dropped", _MESH_DROPPED, cause="rate"),
+    _row("mesh", "oversize_dropped", "mesh_datagrams_dropped", _MESH_DROPPED, cause="oversize"),
+    _row("mesh", "stray_dropped", "mesh_datagrams_dropped", _MESH_DROPPED, cause="no_channel"),
+)
+
+COUNTER_ROWS: tuple[MetricRow, ...] = (*_RELAY_ROWS, *_TURN_ROWS, *_MESH_ROWS)
 """Every field of contract/counters.py, once; tests/unit/control/test_metrics.py checks that."""

@@ -16,6 +16,7 @@ from masque_relay.contract.counters import (
     FlowCounters,
     HttpCounters,
     IpCounters,
+    MeshCounters,
     QuicCounters,
     TcpCounters,
     TunnelCounters,
@@ -32,6 +33,7 @@ from masque_relay.http.connect_tcp import ConnectTcpServices, connect_tcp_kinds
 from masque_relay.http.connect_udp import ConnectUdpServices, connect_udp_kind
 from masque_relay.http.connect_udp_bind import BindServices, bound_udp_kind
 from masque_relay.http.front_end import HttpFrontEnd
+from masque_relay.http.ghostwire import ghostwire_kind
 from masque_relay.http.pvd import PvdEndpoint, offers_of, pvd_route
 from masque_relay.http.routes import build_app
 from masque_relay.http.tcp_front import TcpFront
@@ -44,6 +46,7 @@ from masque_relay.quic.settings import EndpointSettings
 from masque_relay.quic.tls import CertificateStore
 from masque_relay.server.connect_ip import open_connect_ip
 from masque_relay.server.material import Material
+from masque_relay.server.mesh import Mesh, open_mesh
 from masque_relay.server.surroundings import Listeners, Surroundings, WorkerShare
 from masque_relay.server.turn import open_turn
 from masque_relay.wire.connect_tcp import DataCapsuleTypes
@@ -65,6 +68,7 @@ class Counters:
     ip: IpCounters = field(default_factory=IpCounters)
     flow: FlowCounters = field(default_factory=FlowCounters)
     turn: TurnCounters = field(default_factory=TurnCounters)
+    mesh: MeshCounters = field(default_factory=MeshCounters)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +91,8 @@ class Parts:
     """With the real port; None where there is no HTTP/2 and HTTP/1.1."""
     turn: TurnServer | None
     """None where STUN and TURN are off."""
+    mesh: Mesh | None
+    """None where the mesh is off."""
     admin: AdminListener | None
     """None in a worker: its supervisor has it."""
 
@@ -133,7 +139,12 @@ async def open_parts(
         counters=counters.tunnel,
         ip_counters=counters.ip,
     )
+    mesh = await open_mesh(
+        stack, config, gate=gate, dataplane=dataplane, clock=clock, counters=counters.mesh
+    )
     kinds = [*_tunnel_kinds(config, gate, dataplane, counters, clock=clock), *ip_kinds]
+    if mesh is not None:
+        kinds.append(ghostwire_kind(mesh.new_session, config.ghostwire.paths))
     proxy_name = config.connect_udp.proxy_name
     pvd = PvdEndpoint(
         gate,
@@ -208,6 +219,7 @@ async def open_parts(
         https_address=https_address,
         admin=admin,
         turn=turn,
+        mesh=mesh,
     )
 
 

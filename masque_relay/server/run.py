@@ -69,6 +69,9 @@ def worker_count(config: RelayConfig, default_count: int | None = None) -> int:
         # Its addresses come from one pool, and packets from outside reach one device.
         _log.warning("CONNECT-IP needs one process: there is one worker", wanted=config.workers)
         return 1
+    if wanted > 1 and config.ghostwire.enabled:
+        _log.warning("peers meet in one process: there is one worker", wanted=config.workers)
+        return 1
     if wanted > 1 and not can_steer():
         _log.warning("this system can't share a port among workers: there is one", wanted=wanted)
         return 1

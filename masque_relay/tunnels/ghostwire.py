@@ -13,13 +13,12 @@ from masque_relay.contract.ghostwire import (
 from masque_relay.contract.lease import Lease
 from masque_relay.contract.tunnel import Carrier
 from masque_relay.contract.verdict import EndReason
-from masque_relay.tunnels.ghostwire_channel import ChannelTable, RelayChannel
+from masque_relay.tunnels.ghostwire_channel import ChannelTable, RelayChannel, admit_datagrams
 from masque_relay.tunnels.ghostwire_handshake import RelayHandshake
 from masque_relay.tunnels.ghostwire_outbox import DatagramOutbox
 from masque_relay.tunnels.ghostwire_ports import END_CODES, SessionPorts
 from masque_relay.tunnels.ghostwire_presence import PresenceDesk
 from masque_relay.tunnels.keepalive import Keepalive
-from masque_relay.tunnels.session import admit_batch
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.ghostwire import (
     FRAME_TYPES,
@@ -182,8 +181,9 @@ class GhostwireSession:
 
     def ended(self, reason: EndReason) -> None:
         """Learn that the carrier is gone; tell everybody at the other ends. Idempotent."""
-        if self.end_reason is None:
-            self.end_reason = reason
+        if self._state is _State.OVER:
+            return
+        self.end_reason = reason
         self._carrier = None
         was_open = self._state is _State.OPEN
         self._state = _State.OVER
@@ -192,6 +192,7 @@ class GhostwireSession:
             self._ports.switchboard.leave(self)
         for channel in self._channels:
             channel.closed_by_peer(ErrorCode.PEER_UNAVAILABLE, "")
+        self._ports.session_over(self)
 
     def close(self, reason: EndReason) -> None:
         """End the session from our side, with ERROR where the peer is owed one; idempotent."""
@@ -323,13 +324,14 @@ class GhostwireSession:
         self._keepalive.sent()
         self._carrier.send_capsule(*frame_value(frame))
 
-    def take_uplink(self, byte_count: int) -> bool:
+    def take_uplink(self, channel: RelayChannel, byte_count: int) -> bool:
         """Meter stream bytes of our peer; False while its rate has no room for them."""
-        return self.lease.uplink.take(0, byte_count)
+        # Channels to hosts have leases of their own, which count.
+        return not channel.kind.is_to_peer or self.lease.uplink.take(0, byte_count)
 
     def send_stream_data(self, channel: RelayChannel, data: bytes) -> bool:
         """Send stream bytes to our peer; False while its rate has no room for them."""
-        if not self.lease.downlink.take(0, len(data)):
+        if channel.kind.is_to_peer and not self.lease.downlink.take(0, len(data)):
             return False
         self._counters.relayed_bytes += len(data)
         self.send_frame(Data(channel=channel.channel_id, data=data))
@@ -340,8 +342,7 @@ class GhostwireSession:
         carrier = self._carrier
         if carrier is None or self._lease is None:
             return
-        admitted = admit_batch(self._lease.downlink, payloads)
-        self._counters.rate_dropped += len(payloads) - len(admitted)
+        admitted = admit_datagrams(channel, self._lease.downlink, payloads, self._counters)
         if admitted and self._carrier is not None:  # the last of a quota ends the lease
             self._outbox.send(
                 carrier,
@@ -479,8 +480,7 @@ class GhostwireSession:
         if channel is None or channel.far is None or channel.kind.is_stream:
             self._counters.stray_dropped += len(payloads)
             return
-        admitted = admit_batch(self.lease.uplink, payloads)
-        self._counters.rate_dropped += len(payloads) - len(admitted)
+        admitted = admit_datagrams(channel, self.lease.uplink, payloads, self._counters)
         far = self._channels.far_of(channel_id)  # anew: the last of a quota ends the lease
         if admitted and far is not None:
             far.deliver(admitted)

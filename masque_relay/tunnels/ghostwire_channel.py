@@ -4,7 +4,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from masque_relay.contract.counters import MeshCounters
 from masque_relay.contract.ghostwire import ChannelEnd
+from masque_relay.contract.lease import Meter
+from masque_relay.tunnels.session import admit_batch
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.ghostwire import ChannelKind, Close, Credit, End, Frame, Opened
 from masque_relay.wire.varint import encode_varint
@@ -24,7 +27,7 @@ class ChannelOwner(Protocol):
         """Queue a frame."""
         ...
 
-    def take_uplink(self, byte_count: int) -> bool:
+    def take_uplink(self, channel: "RelayChannel", byte_count: int) -> bool:
         """Meter stream bytes of our peer; False while its rate has no room for them."""
         ...
 
@@ -118,6 +121,11 @@ class RelayChannel:
         self._has_passed_end = False
         self._far_ended = False
 
+    @property
+    def is_over(self) -> bool:
+        """Both ways have ended."""
+        return self._has_passed_end and self._far_ended
+
     # From the owner's peer.
 
     def data_from_peer(self, data: bytes) -> bool:
@@ -148,7 +156,7 @@ class RelayChannel:
 
     def _send_head(self) -> bool:
         data = self._held[0]
-        if not self._is_head_paid and not self._owner.take_uplink(len(data)):
+        if not self._is_head_paid and not self._owner.take_uplink(self, len(data)):
             return False
         self._is_head_paid = True
         return self.far is not None and self.far.deliver_data(data)
@@ -222,9 +230,20 @@ class RelayChannel:
         self._owner.forget_channel(self)
 
     def _leave_when_over(self) -> None:
-        if self._has_passed_end and self._far_ended:
+        if self.is_over:
             self.far = None
             self._owner.forget_channel(self)
+
+
+def admit_datagrams(
+    channel: RelayChannel, meter: Meter, payloads: Sequence[bytes], counters: MeshCounters
+) -> Sequence[bytes]:
+    """Return what a session's meter admits. Channels to hosts have leases of their own."""
+    if not channel.kind.is_to_peer:
+        return payloads
+    admitted = admit_batch(meter, payloads)
+    counters.rate_dropped += len(payloads) - len(admitted)
+    return admitted
 
 
 class ChannelTable:

@@ -42,6 +42,8 @@ class SessionPorts:
     follows."""
     open_host: Callable[["GhostwireSession", RelayChannel, Open], None]
     """Reach a host for a channel: sets ``far`` and calls ``opened``, or calls ``closed``."""
+    session_over: Callable[["GhostwireSession"], None]
+    """The session has ended; called once."""
     handshake: HandshakePorts
     monotonic_s: Callable[[], float]
     jitter: Callable[[], float]

@@ -222,6 +222,7 @@ class World:
         self.counters = MeshCounters()
         self.forbidden: set[tuple[str, bytes]] = set()
         self.hosts: list[tuple[GhostwireSession, Any, Open]] = []
+        self.over: list[GhostwireSession] = []
         self.refuse_with: ErrorCode | None = None
         self.under_way: deque[tuple[MemoryCarrier, str, tuple[Any, ...]]] = deque()
         self.wire_errors: list[WireError] = []
@@ -232,6 +233,7 @@ class World:
             ),
             authenticate=self._authenticate,
             open_host=lambda session, channel, frame: self.hosts.append((session, channel, frame)),
+            session_over=self.over.append,
             handshake=HandshakePorts(verify=verify, random_bytes=self.random, wall_s=lambda: NOW_S),
             monotonic_s=lambda: self.now_s,
             jitter=lambda: 0.5,

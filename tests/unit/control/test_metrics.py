@@ -12,6 +12,7 @@ from masque_relay.contract.counters import (
     FlowCounters,
     HttpCounters,
     IpCounters,
+    MeshCounters,
     QuicCounters,
     TcpCounters,
     TunnelCounters,
@@ -42,6 +43,7 @@ GROUPS: dict[str, type] = {
     "ip": IpCounters,
     "flow": FlowCounters,
     "turn": TurnCounters,
+    "mesh": MeshCounters,
 }
 
 

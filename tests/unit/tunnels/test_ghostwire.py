@@ -54,6 +54,7 @@ class TestOpening:
         (observed,) = alice.heard
         assert observed == Observed(address=b"\xc6\x33\x64\x09", port=4_433, observer_port=443)
         assert world.counters.sessions_open == 1
+        assert world.counters.sessions_opened == 1
 
     def test_peer_with_an_exporter_proves_in_the_same_flight(self) -> None:
         world = World(require_exporter=True)
@@ -176,7 +177,9 @@ class TestDatagrams:
         assert taken.channel.service == b"wg"
         assert taken.datagrams == [b"one", b"two"]
         assert call.datagrams == [b"three"]
-        assert (world.counters.relayed_datagrams, world.counters.relayed_bytes) == (3, 11)
+        assert world.counters.channels_opened == 1
+        assert world.counters.relayed_datagrams == 3
+        assert world.counters.relayed_bytes == 11
         assert alice.lease.uplink.byte_count == 6
         assert bob.lease.downlink.byte_count == 6
 
@@ -191,6 +194,10 @@ class TestDatagrams:
 
         assert sorted(map(len, bob.calls[0].datagrams)) == [1_199, 1_200]
         assert FrameType.DATAGRAM in bob.relay_carrier.frames
+        bob.relay_carrier.unsent_bytes = 1 << 30
+        call.channel.send_datagrams([bytes(2_000)])
+        world.settle()
+        assert world.counters.oversize_dropped == 1
 
     def test_datagrams_for_no_channel_are_counted(self) -> None:
         world = World()
@@ -360,6 +367,7 @@ class TestChannels:
         world.settle()
 
         assert [call.closed for call in calls] == [(ErrorCode.PEER_UNAVAILABLE, "")] * 3
+        assert world.counters.channels_refused == 3
         assert bob.calls == []
 
     def test_callee_may_refuse(self) -> None:

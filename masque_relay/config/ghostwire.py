@@ -1,0 +1,24 @@
+"""Owns the section `[ghostwire]`: the mesh at this relay, off unless it is switched on."""
+
+from pydantic import BaseModel, ConfigDict
+
+from masque_relay.tunnels.limits import GhostwireLimits
+
+
+class GhostwireSection(BaseModel):
+    """The mesh: peers that meet at this relay (docs/protocol/ghostwire.md)."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True
+    )
+
+    enabled: bool = False
+    """Let peers in. There is one worker then: peers of two processes could not meet. Read at start
+    only."""
+    paths: tuple[str, ...] = ("/.well-known/ghostwire/",)
+    """Where HTTP carriers ask for a session. Read at start only."""
+    relays: tuple[str, ...] = ()
+    """URLs of all relays of this mesh, best first: what peers are told (the relay map). Read at
+    start only."""
+    limits: GhostwireLimits = GhostwireLimits()
+    """Caps and deadlines."""
