@@ -118,7 +118,14 @@ class RunSender:
         """
         self.last_error = None
         payload_count = len(payloads)
-        if payload_count == 1 or not self.segmenting:
+        if payload_count == 1:
+            # The commonest send of a relay with thin flows: as _send_singly, without its loop.
+            try:
+                self._send_one(payloads[0], address)
+            except OSError as error:
+                return int(self._send_again(payloads[0], address, error))
+            return 1
+        if not self.segmenting:
             return self._send_singly(payloads, address)
         sent_count = 0
         start = 0

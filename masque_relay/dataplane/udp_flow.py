@@ -29,6 +29,7 @@ from masque_relay.dataplane.offload import (
 BATCH_COUNT = 64
 """Datagrams given to the sink in one call, and taken per wake-up: bounds the turn of one flow."""
 
+_WAKE_UPS_PER_LOOK = 8
 _QUEUED_ERRORS_PER_WAKE_UP = 16
 
 # Linux values; the socket module does not name them.
@@ -54,6 +55,7 @@ class ConnectedUdpFlow:
         "_counters",
         "_dropped_count",
         "_error_pending",
+        "_expected_count",
         "_gauge",
         "_local",
         "_loop",
@@ -61,6 +63,7 @@ class ConnectedUdpFlow:
         "_sender",
         "_sink",
         "_socket",
+        "_wake_ups",
     )
 
     def __init__(
@@ -96,6 +99,8 @@ class ConnectedUdpFlow:
         )
         self._closed = False
         self._dropped_count = 0
+        self._expected_count = BATCH_COUNT
+        self._wake_ups = 0
         self._error_pending: OSError | None = None
         loop.add_reader(connected_socket.fileno(), self._on_readable)
         counters.flows_opened += 1
@@ -227,13 +232,20 @@ class ConnectedUdpFlow:
     def _drain_plain(self) -> int:
         receive = self._socket.recv
         batch: list[bytes] = []
-        while len(batch) < BATCH_COUNT:
+        self._wake_ups += 1
+        # The loop wakes us again for what is left; looking whether anything is costs as much as a
+        # datagram. So a thin flow looks once in a while, and drains what that says it brings.
+        is_look = self._wake_ups % _WAKE_UPS_PER_LOOK == 0
+        limit = BATCH_COUNT if is_look else self._expected_count
+        while len(batch) < limit:
             try:
                 batch.append(receive(RECEIVE_BYTES))
             except OSError as error:
                 if error.errno not in _NOT_ICMP:
                     self._note_error(error)
                 break
+        if is_look:
+            self._expected_count = max(len(batch), 1)
         self._deliver(batch)
         return len(batch)
 

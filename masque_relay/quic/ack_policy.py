@@ -7,7 +7,6 @@ has the remedy: a PING beside an ACK now and then; and a peer that acknowledges 
 that, costs no more than MAX_ACK_RECORDS. When to acknowledge is in ``quiet_turns.py``.
 """
 
-from aioquic import tls
 from aioquic.quic.packet_builder import QuicPacketBuilder, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketSpace
 
@@ -39,9 +38,9 @@ class AckPolicyConnection(HardenedQuicConnection):
     def note_batch(self, packet_count: int, now: float) -> None:
         """After a batch was received: see QuietTurnsConnection; and bound the records."""
         super().note_batch(packet_count, now)
-        space = self._spaces.get(tls.Epoch.ONE_RTT)
-        if space is None:
+        if not self._spaces:
             return
+        space = self._space
         # What is in flight has the congestion window for a bound, which may be far beyond this one.
         if len(space.sent_packets) - space.ack_eliciting_in_flight >= MAX_ACK_RECORDS:
             self._forget_ack_records(space)

@@ -27,9 +27,7 @@ from masque_relay.contract.counters import QuicCounters
 from masque_relay.quic import aioquic_private
 from masque_relay.quic.ack_policy import AckPolicyConnection
 from masque_relay.quic.application import ApplicationFactory, QuicApplication
-
-Address = tuple[str, int]
-"""Host and port as the batch socket gives and takes them."""
+from masque_relay.quic.outgoing import Address, Run
 
 INTERNAL_ERROR = int(QuicErrorCode.INTERNAL_ERROR)
 NO_ERROR = int(QuicErrorCode.NO_ERROR)
@@ -99,7 +97,7 @@ class QuicAdapter:
         self._is_terminated = False
         self._stopped: set[int] = set()
         self._datagrams: list[bytes] = []
-        self._closing_packets: list[tuple[bytes, Address]] = []
+        self._closing_packets: list[Run] = []
         self._packets_while_closing = 0
         self._closing_answers = 0
         self._handlers: dict[type, Callable[..., None]] = {
@@ -131,12 +129,12 @@ class QuicAdapter:
         self._deliver()
         self._is_in_call = False
 
-    def packets_to_send(self, now: float) -> list[tuple[list[bytes], Address]]:
+    def packets_to_send(self, now: float) -> list[Run]:
         """Return what is due, grouped per destination in order (fit for one GSO send per run)."""
         connection = self._connection
         self._is_dirty = False
         if connection.is_over:
-            return _grouped(self._closing_answer())
+            return self._closing_answer()
         is_closing = connection.is_close_pending
         self._is_in_call = True
         try:
@@ -147,10 +145,18 @@ class QuicAdapter:
             packets = []
         if is_closing:
             self._closing_packets = packets
-        # Connection IDs are issued, and the connection may be over, by sending.
-        self._deliver()
+        if connection.has_news:
+            # Connection IDs are issued, and the connection may be over, by sending.
+            self._deliver()
         self._is_in_call = False
-        return _grouped(packets)
+        return packets
+
+    def quiet_timer(self, now: float) -> float | None:
+        """Return :meth:`next_timer` if there is nothing to send before it; None: flush first."""
+        timer_at = self._connection.quiet_timer(now)
+        if timer_at is not None:
+            self._is_dirty = False
+        return timer_at
 
     def next_timer(self) -> float | None:
         """When :meth:`handle_timer` is due; None: never. Ask again after every other call."""
@@ -359,22 +365,23 @@ class QuicAdapter:
 
     def _deliver(self) -> None:
         """Hand over what has happened; DATAGRAM frames together, before a stream that ends."""
-        events = self._connection.take_events()
-        handlers = self._handlers
+        connection = self._connection
+        events = connection.take_events()
         for event in events:
             if type(event) is bytes:
                 self._datagrams.append(event)
                 continue
-            handler = handlers.get(type(event))
+            handler = self._handlers.get(type(event))
             if handler is not None:
                 handler(event)
-        self._flush_datagrams()
+        if self._datagrams:
+            self._flush_datagrams()
         self._follow_peer()
-        if self._connection.acknowledgements_seen:
-            self._connection.acknowledgements_seen = False
+        if connection.acknowledgements_seen:
+            connection.acknowledgements_seen = False
             if self._application is not None:
                 self._call(self._application.streams_writable)
-        if self._connection.close_event is not None:
+        if connection.close_event is not None:
             self._report_end()
 
     def _flush_datagrams(self) -> None:
@@ -485,21 +492,9 @@ class QuicAdapter:
             self._is_dirty = True
             self._owner.adapter_dirty(self)
 
-    def _closing_answer(self) -> list[tuple[bytes, Address]]:
+    def _closing_answer(self) -> list[Run]:
         # RFC 9000 section 10.2.1: answer packets with CONNECTION_CLOSE again, ever more rarely.
         if self._packets_while_closing.bit_length() <= self._closing_answers:
             return []
         self._closing_answers = self._packets_while_closing.bit_length()
         return self._closing_packets
-
-
-def _grouped(packets: list[tuple[bytes, Address]]) -> list[tuple[list[bytes], Address]]:
-    groups: list[tuple[list[bytes], Address]] = []
-    last: Address | None = None
-    for packet, address in packets:
-        if address != last:
-            group: list[bytes] = []
-            groups.append((group, address))
-            last = address
-        groups[-1][0].append(packet)
-    return groups

@@ -7,12 +7,13 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.tls import CipherSuite
 
 from masque_relay.contract.counters import QuicCounters
-from masque_relay.quic.adapter import AdapterOwner, Address, QuicAdapter
+from masque_relay.quic.adapter import AdapterOwner, QuicAdapter
 from masque_relay.quic.congestion import RENO
 from masque_relay.quic.connection_settings import ClientSettings, ServerSettings
 from masque_relay.quic.fastpath import connection_class
 from masque_relay.quic.hardened import ConnectionPolicy
 from masque_relay.quic.limits import QuicLimits
+from masque_relay.quic.outgoing import Address
 from masque_relay.quic.packet import CONNECTION_ID_BYTES
 
 

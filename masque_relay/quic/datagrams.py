@@ -53,15 +53,11 @@ class DatagramConnection(BusyStreamsConnection):
     @property
     def max_datagram_payload_bytes(self) -> int:
         """The largest DATAGRAM frame payload that both path and peer take now; 0: none."""
+        room_bytes = self._max_datagram_size - PACKET_OVERHEAD_BYTES - len(self._peer_cid.cid)
         peer_bytes = self._remote_max_datagram_frame_size or 0
-        room_bytes = (
-            min(
-                self._max_datagram_size - PACKET_OVERHEAD_BYTES - len(self._peer_cid.cid),
-                peer_bytes,
-            )
-            - DATAGRAM_FRAME_OVERHEAD_BYTES
-        )
-        return max(room_bytes, 0)
+        room_bytes = min(room_bytes, peer_bytes)
+        room_bytes -= DATAGRAM_FRAME_OVERHEAD_BYTES
+        return max(0, room_bytes)
 
     def queue_datagrams(self, prefix: bytes, payloads: Sequence[bytes]) -> int:
         """Queue ``prefix + payload`` each, as QuicTransport.send_datagrams says."""

@@ -370,6 +370,10 @@ class QuicEndpoint(AdapterOwner):
 
     def _flush(self, connection: Connection, now_s: float) -> None:
         adapter = connection.adapter
+        quiet_until_s = adapter.quiet_timer(now_s) if connection.handshake_due_s is None else None
+        if quiet_until_s is not None:
+            self._deadlines.set(connection, quiet_until_s)
+            return
         try:
             for payloads, destination in adapter.packets_to_send(now_s):
                 connection.answered = True

@@ -14,6 +14,7 @@ import aioquic
 from aioquic import tls
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.crypto import CryptoContext
+from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import QuicPacketNumberWindow, QuicPacketPacer, QuicPacketRecovery
 
 MaskMaker = Callable[[bytes], bytes]
@@ -31,7 +32,6 @@ CONNECTION_ATTRIBUTES: Final = (
     "_datagrams_pending",
     "_events",
     "_handshake_confirmed",
-    "_handshake_done_pending",
     "_host_cids",
     "_local_ack_delay_exponent",
     "_local_max_data",
@@ -49,13 +49,11 @@ CONNECTION_ATTRIBUTES: Final = (
     "_quic_logger",
     "_remote_ack_delay_exponent",
     "_remote_preferred_address",
-    "_retire_connection_ids",
     "_spaces",
     "_spin_bit",
     "_spin_highest_pn",
     "_state",
     "_streams",
-    "_streams_blocked_pending",
     "host_cid",
 )
 """Of a QuicConnection: read or set."""
@@ -77,6 +75,10 @@ PACER_ATTRIBUTES: Final = ("bucket_time", "packet_time")
 WINDOW_ATTRIBUTES: Final = ("_lower", "_received", "_size")
 """Of a QuicPacketNumberWindow: read or set."""
 
+_RANGES: Final = "_RangeSet__ranges"
+RANGES_ATTRIBUTES: Final = (_RANGES,)
+"""Of a RangeSet: read and changed."""
+
 AEAD_ATTRIBUTES: Final = ("_aead", "_iv")
 """Of what protects packets: read."""
 
@@ -94,6 +96,7 @@ def missing_names(connection: QuicConnection) -> list[str]:
         (recovery, RECOVERY_ATTRIBUTES),
         (getattr(recovery, "_pacer", None), PACER_ATTRIBUTES),
         (QuicPacketNumberWindow(), WINDOW_ATTRIBUTES),
+        (RangeSet(), RANGES_ATTRIBUTES),
         (context.aead, AEAD_ATTRIBUTES),
         (context.hp, HEADER_PROTECTION_ATTRIBUTES),
     )
@@ -141,6 +144,15 @@ def add_received(window: QuicPacketNumberWindow, first: int, last: int) -> None:
         window._lower = lower
         if len(received) > 2 * window._size:
             window._received = {number for number in received if number >= lower}
+
+
+def extend_last_range(ranges: RangeSet, first: int, last: int) -> bool:
+    """Add consecutive numbers that follow the last range; False: they do not, nothing is done."""
+    inner: list[range] = getattr(ranges, _RANGES)
+    if not inner or inner[-1].stop != first:
+        return False
+    inner[-1] = range(inner[-1].start, last + 1)
+    return True
 
 
 def pacer(recovery: QuicPacketRecovery) -> QuicPacketPacer:

@@ -55,7 +55,6 @@ class FastReceiveConnection(AckPolicyConnection):
     """A connection that takes batches of packets; see :meth:`receive_batch`."""
 
     _crypto: "CryptoPair"
-    _space: "QuicPacketSpace"
     _first_fast_packet: int = 0
     """Every packet from this number on was built by the fast path: datagrams, ACKs."""
     _slow_run: int = 0
@@ -67,8 +66,6 @@ class FastReceiveConnection(AckPolicyConnection):
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
-        # A look-up by an enum's member costs more than any line of the hot loops.
-        self._space = self._spaces[tls.Epoch.ONE_RTT]
         self._crypto = self._cryptos[tls.Epoch.ONE_RTT]
 
     @property
@@ -119,7 +116,10 @@ class FastReceiveConnection(AckPolicyConnection):
             return b""
         # RFC 9001 section 5.4.2: as if the packet number had four bytes.
         start = 1 + len(self.host_cid) + _MAX_PACKET_NUMBER_BYTES
-        samples = b"".join([packet[start : start + SAMPLE_BYTES] for packet in packets])
+        if len(packets) == 1:
+            samples = packets[0][start : start + SAMPLE_BYTES]
+        else:
+            samples = b"".join([packet[start : start + SAMPLE_BYTES] for packet in packets])
         return make_masks(samples) if len(samples) == SAMPLE_BYTES * len(packets) else b""
 
     def _open_packets(  # noqa: C901, PLR0912, PLR0915 - the hot loop: a call costs as much as a line
@@ -234,7 +234,9 @@ class FastReceiveConnection(AckPolicyConnection):
             space.largest_received_packet = last
             space.largest_received_time = now
         ranges = space.ack_queue
-        if len(ranges) < MAX_ACK_RANGES:
+        if fastpath_private.extend_last_range(ranges, first, last):
+            pass
+        elif len(ranges) < MAX_ACK_RANGES:
             ranges.add(first, last + 1)
         else:
             # One by one: the run may touch a range above it, and the oldest is dropped before.

@@ -23,12 +23,11 @@ from masque_relay.quic.aioquic_private import Buffer
 from masque_relay.quic.congestion import RelayReno
 from masque_relay.quic.datagrams import PACKET_OVERHEAD_BYTES, STREAM_TURN_PACKETS
 from masque_relay.quic.fastpath_receive import FastReceiveConnection
+from masque_relay.quic.outgoing import Run
 
 if TYPE_CHECKING:
     from aioquic.quic.connection import QuicNetworkPath
     from aioquic.quic.recovery import QuicPacketSpace
-
-Address = tuple[str, int]
 
 _FIXED_BIT = 0x40
 _TWO_BYTE_PACKET_NUMBER = 1
@@ -71,8 +70,8 @@ class FastSendConnection(FastReceiveConnection):
     _packet_number: int
     _next_stream_turn: int
 
-    def flush(self, now: float) -> list[tuple[bytes, Address]]:
-        """Return the packets that may go now, each with its destination."""
+    def flush(self, now: float) -> list[Run]:
+        """Return the packets that may go now, in runs of one destination."""
         is_pacer_due, self._is_pacer_due = self._is_pacer_due, False
         if self._datagrams_pending or self._is_ack_due(now):
             packets = self._flush_fast(now)
@@ -85,6 +84,19 @@ class FastSendConnection(FastReceiveConnection):
         if packets:
             self._first_fast_packet = self._packet_number
         return packets
+
+    def quiet_timer(self, now: float) -> float | None:
+        """As QuietTurnsConnection says; with what a flush would do beside saying something."""
+        if (
+            self._close_event is not None
+            or not self._is_established()
+            or not self._has_nothing_to_say(now)
+        ):
+            return None
+        if self._is_pacer_due:
+            self._is_pacer_due = False
+            fastpath_private.pacer(self._loss).update_bucket(now=now)
+        return self.early_timer()
 
     def get_timer(self) -> float | None:
         """Return when handle_timer is due; None: never."""
@@ -127,7 +139,7 @@ class FastSendConnection(FastReceiveConnection):
         ack_at = self._space.ack_at
         return ack_at is not None and ack_at <= now
 
-    def _flush_fast(self, now: float) -> list[tuple[bytes, Address]] | None:
+    def _flush_fast(self, now: float) -> list[Run] | None:
         """Send datagrams and a due ACK; None: something else wants to be sent, nothing is done."""
         path = self._network_paths[0]
         if not self._may_send_fast(path):
@@ -136,6 +148,39 @@ class FastSendConnection(FastReceiveConnection):
         make_masks = fastpath_private.aes_masks(crypto.send)
         if make_masks is None:
             return None
+        self._prepare_flush(now)
+        if crypto.key_phase != crypto.recv.key_phase:
+            return None  # a key update begins with aioquic's next packet
+        space = self._space
+        had_in_flight = space.ack_eliciting_in_flight > 0
+        ack = b""
+        if space.ack_at is not None and space.ack_at <= now:
+            ack = self._encode_ack(space, now)
+            if not ack:
+                return None
+        single = b"" if ack or self._datagrams_waiting != 1 else self._send_one(make_masks, now)
+        if single:
+            packets = [single]
+        else:
+            # aioquic paces an ACK in the very moment in which it falls due, and never later.
+            plains = self._plan_packets(ack, now, is_ack_paced=space.ack_at == now)
+            packets = self._seal_packets(plains, make_masks)
+            is_only_ack = plains[:1] == [ack]
+            self._register(packets, now, has_ack=bool(ack), is_only_ack=is_only_ack)
+        self.count_sent_datagrams()
+        probes = self._probe_path(now)
+        if probes:
+            packets += [packet for packet, _ in probes]
+            self._first_fast_packet = self._packet_number
+        self._is_stirred = self._pacing_at is not None
+        if probes or self._is_stirred or not had_in_flight:
+            # Else the probe timeout has only moved away, and what was known is early enough.
+            self._known_timer_at = None
+        if space.ack_at is None:
+            self._unacknowledged = 0
+        return [(packets, path.addr)] if packets else []
+
+    def _prepare_flush(self, now: float) -> None:
         self._flushed_at = now
         if self._is_stirred:
             self._watch_path(now)
@@ -143,31 +188,6 @@ class FastSendConnection(FastReceiveConnection):
             self._apply_path_mtu()
         self.prepare_datagrams()
         self._update_keys()
-        if crypto.key_phase != crypto.recv.key_phase:
-            return None  # a key update begins with aioquic's next packet
-        space = self._space
-        ack = b""
-        if space.ack_at is not None and space.ack_at <= now:
-            ack = self._encode_ack(space, now)
-            if not ack:
-                return None
-        # aioquic paces an ACK in the very moment in which it falls due, and never later.
-        plains = self._plan_packets(ack, now, is_ack_paced=space.ack_at == now)
-        packets = self._seal_packets(plains, make_masks)
-        is_only_ack = plains[:1] == [ack]
-        self._register(packets, now, has_ack=bool(ack), is_only_ack=is_only_ack)
-        self.count_sent_datagrams()
-        address = path.addr
-        out = [(packet, address) for packet in packets]
-        probes = self._probe_path(now)
-        if probes:
-            out += probes
-            self._first_fast_packet = self._packet_number
-        self._is_stirred = self._pacing_at is not None
-        self._known_timer_at = None
-        if space.ack_at is None:
-            self._unacknowledged = 0
-        return out
 
     def _may_send_fast(self, path: "QuicNetworkPath") -> bool:
         """Whether nothing that aioquic would write before or beside datagrams waits."""
@@ -179,23 +199,13 @@ class FastSendConnection(FastReceiveConnection):
             or path.remote_challenges
             or self._ping_pending
             or self._probe_pending
-            or self._retire_connection_ids
-            or self._handshake_done_pending
-            or self._streams_blocked_pending
             or (self._is_client and self._remote_preferred_address is not None)
         ):
             return False
-        limit = self._local_max_data
-        if (
-            not self._crypto_streams[tls.Epoch.ONE_RTT].sender.buffer_is_empty
-            or limit.value != limit.sent
-            or self._connection_credit_is_due()
-            or any(not connection_id.was_sent for connection_id in self._host_cids)
-        ):
-            return False
-        # Asking every stream is what costs; nothing about them has changed without a stir.
+        # Asking for all the rest is what costs; nothing of it has changed without a stir.
         return not self._is_stirred or not (
-            any(
+            self._has_control_frames()
+            or any(
                 limit.value != limit.sent
                 for limit in (self._local_max_streams_bidi, self._local_max_streams_uni)
             )
@@ -278,6 +288,61 @@ class FastSendConnection(FastReceiveConnection):
         self._is_pacer_due = packet_time is not None and bucket <= 0
         return plains
 
+    def _send_one(self, make_masks: "fastpath_private.MaskMaker", now: float) -> bytes:
+        """Send the one datagram that waits, as plan, seal and register would; nothing: ask them.
+
+        On a thin flow that is nearly every turn, and what a burst shares is most of the cost.
+        """
+        data = self._datagrams_pending[0]
+        size = len(data)
+        if size < _ONE_BYTE_VARINT_END:
+            plain = _ONE_BYTE_LENGTHS[size] + data
+        else:
+            plain = b"\x31%b%b" % ((size | 0x4000).to_bytes(2, "big"), data)
+        cid = self._peer_cid.cid
+        packet_bytes = PACKET_OVERHEAD_BYTES + len(cid) + len(plain)
+        controller = aioquic_private.congestion_control(self._loss)
+        number = self._packet_number
+        if (
+            not isinstance(controller, RelayReno)
+            or packet_bytes > self._max_datagram_size
+            or packet_bytes > controller.congestion_window - controller.bytes_in_flight
+            or number >= self._next_stream_turn
+        ):
+            return b""
+        pacer = fastpath_private.pacer(self._loss)
+        packet_time = pacer.packet_time
+        bucket = pacer.bucket_time
+        if packet_time is not None:
+            pacer.update_bucket(now=now)
+            bucket = pacer.bucket_time
+            if bucket <= 0:
+                return b""
+            bucket = pacer.bucket_time = 0.0 if bucket < packet_time else bucket - packet_time
+        self._pacing_at = None
+        self._is_pacer_due = packet_time is not None and bucket <= 0
+        self._datagrams_pending.popleft()
+        crypto = self._crypto
+        seal, iv = fastpath_private.sealer(crypto.send)
+        first_byte = (
+            _FIXED_BIT | self._spin_bit << 5 | crypto.recv.key_phase << 2 | _TWO_BYTE_PACKET_NUMBER
+        )
+        pack = _HEADERS[len(cid)].pack
+        short = number & 0xFFFF
+        sealed = seal((iv ^ number).to_bytes(12, "big"), plain, pack(first_byte, cid, short))
+        mask = make_masks(sealed[_SAMPLE_AT:_SAMPLE_END])
+        masked = short ^ (mask[1] << 8 | mask[2])
+        self._packet_number = number + 1
+        self._counters.packets_sent_fast += 1
+        self._network_paths[0].bytes_sent += packet_bytes
+        space = self._space
+        record = DatagramsSent(number, packet_bytes, now)
+        space.sent_packets[number] = record  # type: ignore[assignment] # see DatagramsSent
+        controller.bytes_in_flight += packet_bytes
+        space.ack_eliciting_in_flight += 1
+        self._note_eliciting_sent(now)
+        return pack(first_byte ^ (mask[0] & 0x1F), cid, masked) + sealed
+
     def _seal_packets(
         self, plains: Sequence[bytes], make_masks: "fastpath_private.MaskMaker"
     ) -> list[bytes]:
@@ -337,6 +402,10 @@ class FastSendConnection(FastReceiveConnection):
         if isinstance(controller, RelayReno):
             controller.bytes_in_flight += flight_bytes
         space.ack_eliciting_in_flight += eliciting_count
+        self._note_eliciting_sent(now)
+
+    def _note_eliciting_sent(self, now: float) -> None:
+        """Restart the probe timeout, and the idle timer where it is our turn."""
         fastpath_private.note_eliciting_sent(self._loss, now)
         if not self._ack_eliciting_sent_since_receipt:
             # RFC 9000 section 10.1: the first ack-eliciting packet since the last one received.

@@ -65,8 +65,10 @@ class H3Session:
         """The largest HTTP Datagram payload for this stream now; 0 without H3 datagrams."""
         if not self._takes_datagrams:
             return 0
-        head_bytes = len(encode_quarter_stream_id(stream_id))
-        return max(0, self._transport.max_datagram_payload_bytes - head_bytes)
+        # Of a stream that cannot send any more nobody asks on the packet path.
+        head = self._sending.get(stream_id) or encode_quarter_stream_id(stream_id)
+        room_bytes = self._transport.max_datagram_payload_bytes - len(head)
+        return max(0, room_bytes)
 
     @property
     def queued_datagrams(self) -> int:
@@ -216,6 +218,10 @@ class H3Session:
     def datagrams_received(self, payloads: list[bytes]) -> None:
         """Sort one batch by stream; a datagram without a stream id ends the connection."""
         if self._is_closed:
+            return
+        if len(payloads) == 1 and payloads[0] and payloads[0][0] < 0x40:
+            data = payloads[0]
+            self._application.datagrams_received(data[0] * 4, [data[1:]])
             return
         groups: dict[int, list[bytes]] = {}
         last_stream_id = -1

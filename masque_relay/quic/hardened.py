@@ -40,6 +40,7 @@ from masque_relay.quic import aioquic_private
 from masque_relay.quic.aioquic_private import Buffer
 from masque_relay.quic.congestion import RelayPacer, SeesSizes
 from masque_relay.quic.limits import QuicLimits
+from masque_relay.quic.outgoing import Address, Run, by_destination
 from masque_relay.quic.path_mtu import BLACK_HOLE_LOSSES, PathMtu
 from masque_relay.quic.quiet_turns import QuietTurnsConnection
 from masque_relay.quic.reset import RESET_TOKEN_BYTES, is_stateless_reset
@@ -50,8 +51,6 @@ from masque_relay.quic.tls import (
     HardenedTlsContext,
     harden,
 )
-
-Address = tuple[str, int]
 
 MAX_HOST_CONNECTION_IDS = 4
 """How many connection IDs a peer holds of us at once: enough for moving to another path (RFC 9000
@@ -156,7 +155,9 @@ class HardenedQuicConnection(QuietTurnsConnection):
     @property
     def is_over(self) -> bool:
         """Nothing is understood any more: closing, draining or terminated."""
-        return self._state in END_STATES
+        # Most of the time it is not, and the set hashes an enum's member to find out.
+        state = self._state
+        return state is not QuicConnectionState.CONNECTED and state in END_STATES
 
     @property
     def is_terminated(self) -> bool:
@@ -182,8 +183,15 @@ class HardenedQuicConnection(QuietTurnsConnection):
         """Return aioquic's record of a stream while it lives."""
         return self._streams.get(stream_id)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether there are events, or the connection is over or about to be."""
+        return bool(self._events) or self._close_event is not None
+
     def take_events(self) -> list[QuicEvent | bytes]:
         """Return and forget what happened; the payload of a DATAGRAM frame is bare bytes."""
+        if not self._events:
+            return []
         events: list[QuicEvent | bytes] = list(self._events)
         self._events.clear()
         return events
@@ -423,9 +431,9 @@ class HardenedQuicConnection(QuietTurnsConnection):
         self._path_mtu.handle_timer(now)
         super().handle_timer(now)
 
-    def flush(self, now: float) -> list[tuple[bytes, Address]]:
-        """Return the packets that may go now, each with its destination."""
-        if not self._network_paths or self._state in END_STATES or self._has_nothing_to_say(now):
+    def flush(self, now: float) -> list[Run]:
+        """Return the packets that may go now, in runs of one destination."""
+        if not self._network_paths or self.is_over or self._has_nothing_to_say(now):
             return []
         self._flushed_at = now
         self._watch_path(now)
@@ -438,7 +446,7 @@ class HardenedQuicConnection(QuietTurnsConnection):
         packets += self._probe_path(now)
         self._counters.packets_sent_slow += len(packets)
         self.note_flush()
-        return packets
+        return by_destination(packets)
 
 
 def _set_limit(limit: Limit, value: int) -> None:

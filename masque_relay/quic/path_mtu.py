@@ -61,7 +61,11 @@ class PathMtu:
 
     def next_probe_bytes(self, now: float) -> int | None:
         """Return the size to probe now, None when nothing is to be tried."""
-        if self._probe_bytes is not None or now < self._next_search_s:
+        if (
+            self.current_bytes >= self._ceiling_bytes  # asked in every turn, and most often so
+            or self._probe_bytes is not None
+            or now < self._next_search_s
+        ):
             return None
         for size in (*LADDER_BYTES, self._ceiling_bytes):
             if self.current_bytes < size <= self._ceiling_bytes:

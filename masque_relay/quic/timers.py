@@ -53,8 +53,10 @@ class DeadlineHeap(Generic[_Owner]):
 
     def set(self, owner: _Owner, due_s: float | None) -> None:
         """Move a deadline; None: there is none for now."""
-        owner.due_s = _NEVER_S if due_s is None else due_s
-        self._cover(owner)
+        owner.due_s = due_s = _NEVER_S if due_s is None else due_s
+        entries = owner.entries
+        if not entries or due_s < entries[-1].at_s:
+            self._cover(owner)
 
     def cancel(self, owner: _Owner) -> None:
         """Forget an owner for good."""

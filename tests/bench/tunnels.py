@@ -81,15 +81,17 @@ class BenchClient:
         self.settings: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._tunnels: dict[int, H3Tunnel] = {}
 
-    async def open_tunnel(self, access: "Access", target_port: int) -> H3Tunnel:
-        """Open a tunnel to a port of loopback."""
+    async def open_tunnel(
+        self, access: "Access", target_port: int, *, host: str = "127.0.0.1"
+    ) -> H3Tunnel:
+        """Open a tunnel to a port, of loopback if nothing else is said."""
         await asyncio.wait_for(asyncio.shield(self.settings), DEADLINE_S)
         headers: Headers = [
             (b":method", b"CONNECT"),
             (b":protocol", b"connect-udp"),
             (b":scheme", b"https"),
             (b":authority", f"localhost:{access.port}".encode()),
-            (b":path", f"/.well-known/masque/udp/127.0.0.1/{target_port}/".encode()),
+            (b":path", f"/.well-known/masque/udp/{host}/{target_port}/".encode()),
             (b"capsule-protocol", b"?1"),
         ]
         if access.token:

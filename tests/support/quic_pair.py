@@ -16,15 +16,12 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from masque_relay.contract.counters import QuicCounters
-from masque_relay.quic.adapter import (
-    AdapterOwner,
-    Address,
-    QuicAdapter,
-)
+from masque_relay.quic.adapter import AdapterOwner, QuicAdapter
 from masque_relay.quic.application import ApplicationFactory, QuicApplication, QuicTransport
 from masque_relay.quic.connecting import accept_connection, open_connection
 from masque_relay.quic.connection_settings import ClientSettings, ServerSettings
 from masque_relay.quic.limits import QuicLimits
+from masque_relay.quic.outgoing import Address
 from masque_relay.quic.tls import CertificateIdentity, CertificateStore
 
 CLIENT: Address = ("192.0.2.1", 4000)

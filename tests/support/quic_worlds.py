@@ -15,8 +15,9 @@ from aioquic import tls
 from aioquic.quic.connection import QuicConnection
 from aioquic.tls import CipherSuite, Epoch
 
-from masque_relay.quic.adapter import Address, QuicAdapter
+from masque_relay.quic.adapter import QuicAdapter
 from masque_relay.quic.limits import FastPath, QuicLimits
+from masque_relay.quic.outgoing import Address
 from tests.support.quic_pair import (
     SERVER,
     Pair,

@@ -106,6 +106,7 @@ def test_what_else_wants_to_be_sent_is_sent_by_aioquic(world: World, what: str) 
         server.request_key_update()
     else:
         server._host_cids[-1].was_sent = False
+        server._is_stirred = True  # as by the loss or the packet that brings it about
     world.pair.now += 1
     world.pair.server.send_datagrams(b"\x00", [b"datagram"])
     packets, fast, slow = flush(world)

@@ -3,7 +3,12 @@
 import pytest
 from aioquic.quic.connection import QuicConnection
 
-from masque_relay.quic.quiet_turns import ACK_DELAY_S, ACK_PACKETS
+from masque_relay.quic.quiet_turns import (
+    ACK_DELAY_S,
+    ACK_PACKETS,
+    QUICK_ACK_PACKETS,
+    STEADY_ACK_DELAY_S,
+)
 from tests.support.quic_pair import CLIENT, SERVER, Pair, RecordingApplication, make_pair
 
 
@@ -68,7 +73,65 @@ class TestAcknowledgements:
         assert answers == 1
 
 
+class TestSteadyFlows:
+    """Datagrams that flow without loss are acknowledged more rarely than slow start needs."""
+
+    def steady(self) -> Pair:
+        pair = make_pair()
+        for _ in range(QUICK_ACK_PACKETS):
+            pair.client.send_datagrams(b"", [bytes(1_000)])
+            pair.turn()
+        return pair
+
+    def due_after(self, pair: Pair, packets: list[bytes]) -> float:
+        for packet in packets:
+            pair.server.receive_packets([packet], CLIENT, pair.now)
+        due = pair.server.next_timer()
+        assert due is not None
+        return due - pair.now
+
+    def test_an_acknowledgement_waits_longer(self) -> None:
+        pair = self.steady()
+        pair.server.handle_timer(pair.now + 1)
+        pair.server.packets_to_send(pair.now + 1)
+        pair.now += 1
+        assert self.due_after(pair, datagram_packets(pair, 1)) == pytest.approx(STEADY_ACK_DELAY_S)
+        assert STEADY_ACK_DELAY_S + 0.005 <= 0.025  # what aioquic announces
+
+    def test_stream_data_does_not_wait(self) -> None:
+        pair = self.steady()
+        pair.client.send_stream_data(0, b"request", end_stream=False)
+        assert self.due_after(pair, packets_of(pair)) <= ACK_DELAY_S + 1e-9
+
+    def test_after_a_gap_they_are_quick_again(self) -> None:
+        pair = self.steady()
+        first, _, last = datagram_packets(pair, 3)
+        pair.server.receive_packets([first], CLIENT, pair.now)
+        pair.server.receive_packets([last], CLIENT, pair.now)
+        assert pair.server.packets_to_send(pair.now) != []
+        assert self.due_after(pair, datagram_packets(pair, 1)) <= ACK_DELAY_S + 1e-9
+
+
 class TestQuietTurns:
+    def test_a_turn_with_something_to_say_is_not_quiet(self) -> None:
+        pair = make_pair()
+        pair.settle()
+        pair.server.next_timer()
+        pair.server.send_datagrams(b"", [b"x"])
+        assert pair.server.quiet_timer(pair.now) is None
+        assert pair.server.packets_to_send(pair.now) != []
+
+    def test_a_quiet_turn_knows_when_the_next_timer_is(self) -> None:
+        pair = make_pair()
+        pair.settle()
+        pair.server.receive_packets(datagram_packets(pair, 1), CLIENT, pair.now)
+        quiet = pair.server.quiet_timer(pair.now)
+        exact = pair.server._connection.get_timer()
+        assert quiet is not None
+        assert exact is not None
+        assert quiet <= exact
+        assert pair.server.packets_to_send(pair.now) == []
+
     def flushes(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> list[float]:
         seen: list[float] = []
         original = QuicConnection.datagrams_to_send
