@@ -44,6 +44,17 @@ class TestRelayUrl:
         relay = RelayAddress.parse("https://r.test", template="/x/{target_host}/{target_port}/")
         assert relay.path_for(make_target("a.test", 9)) == "/x/a.test/9/"
 
+    @pytest.mark.clause("connect-udp-listen-15", "2", "MUST", "percent-encode * as the target")
+    @pytest.mark.parametrize(
+        ("url", "path"),
+        [
+            ("https://r.test", "/.well-known/masque/udp/%2A/%2A/"),
+            ("https://r.test/u{?target_host,target_port}", "/u?target_host=%2A&target_port=%2A"),
+        ],
+    )
+    def test_bind_path_has_no_target(self, url: str, path: str) -> None:
+        assert RelayAddress.parse(url).bind_path == path
+
     def test_a_template_option_may_be_a_url_of_the_same_relay(self) -> None:
         whole = "https://r.test:443/x{?target_host,target_port}"
         relay = RelayAddress.parse("https://r.test", template=whole)

@@ -83,6 +83,9 @@ class Relay:
 
 
 class TestOpening:
+    @pytest.mark.clause(
+        "connect-udp-listen-15", "4", "MUST", "register the uncompressed context before its use"
+    )
     async def test_request_and_answer(self) -> None:
         relay = Relay()
         bound = await relay.opened()
@@ -142,6 +145,9 @@ class TestSending:
         assert relay.datagrams == [head + b"a", head + b"b", b"\x04c"]
         assert bound.sent_count == 3
 
+    @pytest.mark.clause(
+        "connect-udp-listen-15", "3.3", "MUST NOT", "send datagrams of a context that is closed"
+    )
     async def test_rejected_peer_stays_uncompressed(self) -> None:
         relay = Relay()
         bound = await relay.opened()

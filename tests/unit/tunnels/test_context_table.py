@@ -162,6 +162,7 @@ class TestOurs:
         assert end.table.assign(TWO) is None
         assert ONE in end.table.by_peer
 
+    @pytest.mark.clause("connect-udp-listen-15", "3.1", "MUST NOT", "assign one context ID twice")
     def test_ids_are_odd_for_proxies_and_even_for_clients(self) -> None:
         end = proxy()
         end.assigned(2, None)
