@@ -15,6 +15,7 @@ from masque_relay.admin.limits import AdminLimits
 from masque_relay.config.connect_ip import ConnectIpSection
 from masque_relay.config.ghostwire import GhostwireSection
 from masque_relay.config.turn import TurnSection
+from masque_relay.config.upstream import UpstreamSection
 from masque_relay.config.values import (
     AdminAddress,
     AnyIpAddress,
@@ -283,6 +284,8 @@ class RelayConfig(Section):
     """Discovery: what `/.well-known/pvd` says."""
     dns: DnsSection = DnsSection()
     """How the names of targets are resolved."""
+    upstream: UpstreamSection = UpstreamSection()
+    """Another relay through which targets are reached."""
     egress: EgressSection = EgressSection()
     """The sockets towards targets."""
     gate: GateSettings

@@ -297,3 +297,18 @@ class MeshCounters:
     """Datagrams that no frame of the receiver's carrier holds."""
     stray_dropped: int = 0
     """Datagrams for a channel that is not open."""
+
+
+@dataclass(slots=True)
+class UpstreamCounters:
+    """The way through an upstream relay."""
+
+    connected: int = 0
+    """Connections to it that were opened."""
+    away: int = 0
+    """Times that there was none, or that one could not be opened."""
+    tunnels_opened: int = 0
+    tunnels_refused: int = 0
+    """By the upstream relay, or because it was away."""
+    loops_refused: int = 0
+    """Requests that had been here before, or had come through too many proxies."""

@@ -68,6 +68,17 @@ class Gate(Protocol):
         ...
 
 
+class NameGate(Protocol):
+    """Decides where there is no address to decide on: another relay will resolve the name."""
+
+    def admit_name(self, lease: Lease) -> Denial | None:
+        """Decide on the lease's target by its name and port alone; None means admitted.
+
+        Where the policy would have to see the address, the answer is a denial: fail closed.
+        """
+        ...
+
+
 class Recognizer(Protocol):
     """Authenticates without a tunnel: for protocols that sign answers to requests they refuse."""
 

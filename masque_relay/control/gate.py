@@ -120,13 +120,11 @@ class RelayGate:
         The first admitted address binds the lease to the rule that admits it. Ask about every
         address you may use; asking again is cheap.
         """
-        own = _own(lease)
-        denial = self._check_address(own, unwrap(address), port)
-        if denial is not None:
-            self._count(own.request, denial.reason.value)
-            record = self._decision_record(own.request, own.principal, own, denial)
-            self._audit.write({**record, "event": "address", "address": str(address)})
-        return denial
+        return self._admit_reach(_own(lease), unwrap(address), port)
+
+    def admit_name(self, lease: Lease) -> Denial | None:
+        """Decide by the target's name alone; where it takes the address to decide, deny."""
+        return self._admit_reach(_own(lease), None, None)
 
     @property
     def generation(self) -> int:
@@ -363,7 +361,19 @@ class RelayGate:
             )
         )
 
-    def _check_address(self, lease: RelayLease, address: IPAddress, port: int) -> Denial | None:
+    def _admit_reach(
+        self, own: RelayLease, address: IPAddress | None, port: int | None
+    ) -> Denial | None:
+        denial = self._check_reach(own, address, port)
+        if denial is not None:
+            self._count(own.request, denial.reason.value)
+            record = self._decision_record(own.request, own.principal, own, denial)
+            self._audit.write({**record, "event": "address", "address": str(address or "unknown")})
+        return denial
+
+    def _check_reach(
+        self, lease: RelayLease, address: IPAddress | None, port: int | None
+    ) -> Denial | None:
         if lease.ended is not None or lease.released:
             return Denial(reason=DenyReason.REVOKED, detail="the lease is over", rule=lease.rule)
         decision = self._decide(lease.request, lease.principal, address=address, port=port)
@@ -371,7 +381,7 @@ class RelayGate:
         is_scope = lease.request.ip_scope is not None and decision.outcome is Outcome.PENDING
         if decision.rule is None or not (is_scope or decision.outcome is Outcome.ALLOW):
             return _denial(decision)
-        if lease.request.target is None:
+        if lease.request.target is None or address is None:
             # Many addresses share such a lease: each is checked, none changes its rule.
             return None
         return self._leases.bind_address(lease, address, decision.rule)

@@ -17,7 +17,7 @@ class MetricRow:
     """One plain int of contract/counters.py."""
 
     group: str
-    """Which counters object: quic, http, tcp, tunnel, bind, ip, flow, turn, mesh."""
+    """Which counters object: quic, http, tcp, tunnel, bind, ip, flow, turn, mesh, upstream."""
     field: str
     """The attribute of that object."""
     name: str
@@ -396,6 +396,16 @@ _TURN_ROWS: tuple[MetricRow, ...] = (
 )
 
 _MESH_ROWS: tuple[MetricRow, ...] = (
+    _row("upstream", "connected", "upstream_connections_opened", "To the upstream relay."),
+    _row("upstream", "away", "upstream_failures", "Times that the upstream relay was away."),
+    _row("upstream", "tunnels_opened", "upstream_tunnels_opened", "Tunnels with a second hop."),
+    _row(
+        "upstream",
+        "tunnels_refused",
+        "upstream_tunnels_refused",
+        "Tunnels that the upstream relay did not open.",
+    ),
+    _row("upstream", "loops_refused", "upstream_loops_refused", "Requests that went in circles."),
     _row("mesh", "sessions_opened", "mesh_sessions_opened", "Mesh peers welcomed."),
     _gauge("mesh", "sessions_open", "mesh_sessions", "Mesh peers here now."),
     _row("mesh", "handshakes_refused", "mesh_handshakes_refused", "Mesh peers not let in."),

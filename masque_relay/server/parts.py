@@ -21,6 +21,7 @@ from masque_relay.contract.counters import (
     TcpCounters,
     TunnelCounters,
     TurnCounters,
+    UpstreamCounters,
 )
 from masque_relay.contract.errors import ConfigError, Problem
 from masque_relay.contract.flow import FlowError
@@ -44,11 +45,13 @@ from masque_relay.quic.endpoint import QuicEndpoint
 from masque_relay.quic.h3_adapter import H3Session
 from masque_relay.quic.settings import EndpointSettings
 from masque_relay.quic.tls import CertificateStore
+from masque_relay.server.chain import Chain
 from masque_relay.server.connect_ip import open_connect_ip
 from masque_relay.server.material import Material
 from masque_relay.server.mesh import Mesh, open_mesh
 from masque_relay.server.surroundings import Listeners, Surroundings, WorkerShare
 from masque_relay.server.turn import open_turn
+from masque_relay.server.upstream import open_chain
 from masque_relay.wire.connect_tcp import DataCapsuleTypes
 
 H3_ALPN = "h3"
@@ -69,6 +72,7 @@ class Counters:
     flow: FlowCounters = field(default_factory=FlowCounters)
     turn: TurnCounters = field(default_factory=TurnCounters)
     mesh: MeshCounters = field(default_factory=MeshCounters)
+    upstream: UpstreamCounters = field(default_factory=UpstreamCounters)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +146,15 @@ async def open_parts(
     mesh = await open_mesh(
         stack, config, gate=gate, dataplane=dataplane, clock=clock, counters=counters.mesh
     )
-    kinds = [*_tunnel_kinds(config, gate, dataplane, counters, clock=clock), *ip_kinds]
+    chain = await open_chain(
+        stack,
+        config,
+        gate=gate,
+        dataplane=dataplane,
+        secrets=material.secrets if share is None else share.secrets,
+        counters=counters.upstream,
+    )
+    kinds = [*_tunnel_kinds(config, gate, dataplane, counters, clock, chain), *ip_kinds]
     if mesh is not None:
         kinds.append(ghostwire_kind(mesh.new_session, config.ghostwire.paths))
     proxy_name = config.connect_udp.proxy_name
@@ -228,8 +240,8 @@ def _tunnel_kinds(
     gate: RelayGate,
     dataplane: InprocDataplane,
     counters: Counters,
-    *,
     clock: Clock,
+    chain: Chain | None,
 ) -> list[TunnelKind]:
     """Return every kind of tunnel that the configuration switches on."""
     udp = ConnectUdpServices(
@@ -252,6 +264,12 @@ def _tunnel_kinds(
         ),
     )
     plain_udp = connect_udp_kind(udp, config.connect_udp.templates)
+    tcp_kinds = connect_tcp_kinds(
+        tcp, config.connect_tcp.templates, classic=config.connect_tcp.classic
+    )
+    if chain is not None:
+        plain_udp = chain.over(plain_udp)
+        tcp_kinds = [chain.over(kind) for kind in tcp_kinds]
     bind = config.connect_udp.bind
     bound_udp = BindServices(
         udp=udp,
@@ -262,7 +280,7 @@ def _tunnel_kinds(
     )
     return [
         bound_udp_kind(plain_udp, bound_udp) if bind.enabled else plain_udp,
-        *connect_tcp_kinds(tcp, config.connect_tcp.templates, classic=config.connect_tcp.classic),
+        *tcp_kinds,
     ]
 
 

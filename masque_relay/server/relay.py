@@ -391,6 +391,7 @@ class Relay:
                 "flow": parts.counters.flow,
                 "turn": parts.counters.turn,
                 "mesh": parts.counters.mesh,
+                "upstream": parts.counters.upstream,
             },
             tallies={
                 "decisions": gate.decisions.items,

@@ -120,6 +120,7 @@ def needs_restart(running: RelayConfig, wanted: RelayConfig) -> tuple[str, ...]:
         "dns": running.dns != wanted.dns,
         "turn": _turn_at_start(running) != _turn_at_start(wanted),
         "egress": running.egress != wanted.egress,
+        "upstream": running.upstream != wanted.upstream,
         "admin": running.admin != wanted.admin,
         "audit": running.audit != wanted.audit,
         "quic.h3": running.quic.h3 != wanted.quic.h3,

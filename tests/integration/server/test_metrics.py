@@ -30,6 +30,11 @@ targets = ["127.0.0.1/32:*"]
 """
 
 MOVED_ELSEWHERE = {
+    "upstream.connected": "tests/integration/server/test_chain.py",
+    "upstream.away": "tests/integration/server/test_chain.py",
+    "upstream.tunnels_opened": "tests/integration/server/test_chain.py",
+    "upstream.tunnels_refused": "tests/integration/server/test_chain.py",
+    "upstream.loops_refused": "tests/integration/server/test_chain.py",
     "mesh.sessions_opened": "tests/unit/tunnels/test_ghostwire.py",
     "mesh.sessions_open": "tests/unit/tunnels/test_ghostwire.py",
     "mesh.handshakes_refused": "tests/unit/tunnels/test_ghostwire.py",

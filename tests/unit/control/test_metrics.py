@@ -17,6 +17,7 @@ from masque_relay.contract.counters import (
     TcpCounters,
     TunnelCounters,
     TurnCounters,
+    UpstreamCounters,
 )
 from masque_relay.contract.request import Method, Transport
 from masque_relay.contract.verdict import DenyReason
@@ -44,6 +45,7 @@ GROUPS: dict[str, type] = {
     "flow": FlowCounters,
     "turn": TurnCounters,
     "mesh": MeshCounters,
+    "upstream": UpstreamCounters,
 }
 
 
