@@ -45,9 +45,11 @@ def can_steer() -> bool:
 class Selection:
     """Which position in the group a packet goes to."""
 
-    modulus: int
+    is_quic: bool = True
+    """False: every packet is "anything else" below, whatever its bytes look like."""
+    modulus: int = 1
     """A QUIC packet: the first byte of its Destination Connection ID modulo this…"""
-    offset: int
+    offset: int = 0
     """… plus this."""
     other_modulus: int
     """Anything else: its source port modulo this…"""
@@ -57,15 +59,7 @@ class Selection:
 
 def program_for(selection: Selection) -> tuple[Instruction, ...]:
     """Return the selector. A packet that is too short for it goes to position 0."""
-    return (
-        (_LOAD_BYTE, 0, 0, 0),
-        (_IF_BITS, 3, 0, 0x80),  # RFC 8999 section 5.1: a long header
-        (_IF_BITS, 0, 5, 0x40),  # RFC 9443 section 3: below 64 it is not QUIC
-        (_LOAD_BYTE, 0, 0, 1),  # a short header: the connection ID is next
-        (_JUMP, 0, 0, 1),
-        (_LOAD_BYTE, 0, 0, 6),  # a long header: after version and length
-        (_MODULO, 0, 0, selection.modulus),
-        (_JUMP, 0, 0, 9),
+    by_source_port = (
         (_LOAD_BYTE, 0, 0, _NETWORK_HEADER),
         (_SHIFT_RIGHT, 0, 0, 4),
         (_IF_EQUAL, 0, 2, 6),
@@ -75,8 +69,20 @@ def program_for(selection: Selection) -> tuple[Instruction, ...]:
         (_MODULO, 0, 0, selection.other_modulus),
         (_ADD, 0, 0, selection.other_offset),
         (_RETURN, 0, 0, 0),
+    )
+    if not selection.is_quic:
+        return by_source_port
+    return (
+        (_LOAD_BYTE, 0, 0, 0),
+        (_IF_BITS, 3, 0, 0x80),  # RFC 8999 section 5.1: a long header
+        (_IF_BITS, 0, 6, 0x40),  # RFC 9443 section 3: below 64 it is not QUIC
+        (_LOAD_BYTE, 0, 0, 1),  # a short header: the connection ID is next
+        (_JUMP, 0, 0, 1),
+        (_LOAD_BYTE, 0, 0, 6),  # a long header: after version and length
+        (_MODULO, 0, 0, selection.modulus),
         (_ADD, 0, 0, selection.offset),
         (_RETURN, 0, 0, 0),
+        *by_source_port,
     )
 
 

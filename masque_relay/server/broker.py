@@ -30,6 +30,8 @@ from masque_relay.quic.slots import SlotRoutes
 ASK_TIMEOUT_S = 30.0
 """A supervisor that collects metrics of many workers may be busy for a while, never for so long."""
 MAX_MESSAGE_BYTES = 65_536
+QUIC_LISTENER = "listen.h3"
+"""The one UDP port whose packets go by connection ID; those of others go by source port."""
 
 Key = tuple[str, str, str]
 """Kind, name and address as configured."""
@@ -53,9 +55,9 @@ class SocketPool:
     def route(self, routes: SlotRoutes) -> None:
         """Send packets by these routes from now on."""
         self._routes = routes
-        for (kind, _, _), shared in self._shared.items():
+        for (kind, name, _), shared in self._shared.items():
             if kind == "udp":
-                steer(shared.sockets[0], _selection(routes))
+                steer(shared.sockets[0], _selection(routes, name))
 
     def answer(self, asker: socket.socket, slot: int) -> bool:
         """Answer one question of a worker on its socket; False when the worker closed it."""
@@ -112,18 +114,20 @@ class SocketPool:
             if kind == "tcp":
                 shared = _Shared(sockets=[open_listener(endpoint)])
             else:
-                shared = _Shared(sockets=self._open_udp(endpoint, wanted))
+                shared = _Shared(sockets=self._open_udp(endpoint, name, wanted))
             self._shared[key] = shared
         shared.is_used = True
         return shared.sockets[0 if kind == "tcp" else slot]
 
-    def _open_udp(self, endpoint: Endpoint, wanted: Mapping[str, object]) -> list[socket.socket]:
+    def _open_udp(
+        self, endpoint: Endpoint, name: str, wanted: Mapping[str, object]
+    ) -> list[socket.socket]:
         limits = SocketLimits(**cast("dict[str, int]", wanted["limits"]))  # type: ignore[arg-type]
         try:
             members = open_group(endpoint, self._routes.slot_count, limits)
         except FlowError as error:
             raise _os_error(error) from error
-        steer(members[0], _selection(self._routes))
+        steer(members[0], _selection(self._routes, name))
         return members
 
 
@@ -181,8 +185,9 @@ class BrokeredListeners:
         return socket.socket(fileno=descriptors[0])
 
 
-def _selection(routes: SlotRoutes) -> Selection:
+def _selection(routes: SlotRoutes, name: str) -> Selection:
     return Selection(
+        is_quic=name == QUIC_LISTENER,
         modulus=routes.modulus,
         offset=routes.offset,
         other_modulus=routes.worker_count,

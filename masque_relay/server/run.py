@@ -64,18 +64,26 @@ def worker_count(config: RelayConfig, default_count: int | None = None) -> int:
     """Return how many workers a relay has."""
     wanted = config.workers or default_count
     if wanted is None:
-        wanted = min(len(os.sched_getaffinity(0)), MAX_WORKERS) if can_steer() else 1
-    if wanted > 1 and config.connect_ip.enabled:
-        # Its addresses come from one pool, and packets from outside reach one device.
-        _log.warning("CONNECT-IP needs one process: there is one worker", wanted=config.workers)
-        return 1
-    if wanted > 1 and config.ghostwire.enabled:
-        _log.warning("peers meet in one process: there is one worker", wanted=config.workers)
-        return 1
-    if wanted > 1 and not can_steer():
-        _log.warning("this system can't share a port among workers: there is one", wanted=wanted)
+        cores = os.sched_getaffinity(0) if can_steer() else (0,)
+        wanted = min(len(cores), MAX_WORKERS)
+    reason = _one_process_only(config)
+    if wanted > 1 and reason is not None:
+        log = _log.info if config.workers is None else _log.warning
+        log("there is one worker", reason=reason, wanted=wanted)
         return 1
     return wanted
+
+
+def _one_process_only(config: RelayConfig) -> str | None:
+    """Return what keeps the relay from having several workers."""
+    if not can_steer():
+        return "this system can't choose among workers behind one port"
+    if config.connect_ip.enabled:
+        # Its addresses come from one pool, and packets from outside reach one device.
+        return "CONNECT-IP needs one process"
+    if config.ghostwire.enabled:
+        return "peers meet in one process"
+    return None
 
 
 def _rehearse(config: RelayConfig) -> None:

@@ -11,10 +11,10 @@ IPV6_FROM_1002 = b"\x60" + bytes(39) + (1002).to_bytes(2, "big")
 
 
 def selected(  # noqa: C901 (a case per instruction)
-    payload: bytes, *, packet: bytes = IPV4_FROM_1001
+    payload: bytes, *, packet: bytes = IPV4_FROM_1001, selection: Selection = SELECTION
 ) -> int:
     """Run the program as bpf(4) says; a load beyond the packet returns 0."""
-    program, at, accumulator = program_for(SELECTION), 0, 0
+    program, at, accumulator = program_for(selection), 0, 0
     for _ in range(len(program)):
         code, if_true, if_false, operand = program[at]
         at += 1
@@ -70,3 +70,10 @@ def test_anything_else_goes_by_its_source_port(first_byte: int) -> None:
 @pytest.mark.parametrize("payload", [b"", b"\x40", b"\xc0\0\0\0\1\x08"])
 def test_a_packet_that_is_cut_short_goes_to_the_first(payload: bytes) -> None:
     assert selected(payload) == 0
+
+
+@pytest.mark.parametrize("first_byte", range(256))
+def test_a_port_without_quic_goes_by_source_port_alone(first_byte: int) -> None:
+    # TURN's ChannelData looks like a short header (RFC 9443 section 3).
+    elsewhere = Selection(is_quic=False, other_modulus=4, other_offset=4)
+    assert selected(bytes((first_byte, 7)), selection=elsewhere) == 1001 % 4 + 4
