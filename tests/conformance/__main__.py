@@ -16,6 +16,7 @@ TITLES = {
     "RFC 6455": "WebSocket",
     "RFC 8305": "Happy Eyeballs",
     "RFC 8441": "extended CONNECT",
+    "RFC 8801": "provisioning domains (/.well-known/pvd)",
     "RFC 9000": "QUIC, as far as a relay can break it above its QUIC library",
     "RFC 9001": "TLS in QUIC",
     "RFC 9110": "HTTP semantics",

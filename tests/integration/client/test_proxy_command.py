@@ -441,6 +441,46 @@ def test_connections_beyond_the_limit_are_closed_at_once(
             assert proxy.status()["over_limit"] == 1
 
 
+ONE_ADDRESS = """
+[[rule]]
+name = "one-address"
+action = "allow"
+who = ["*"]
+methods = ["connect-tcp"]
+targets = ["127.0.0.1/32:*"]
+"""
+
+
+class TestFromPvd:
+    def test_only_what_the_relay_leads_to_goes_through_it(self, tmp_path: Path) -> None:
+        def echo(connection: socket.socket) -> None:
+            connection.sendall(connection.recv(100))
+
+        with (
+            managed_relay(tmp_path, policy=ONE_ADDRESS) as relay,
+            tcp_server(echo) as target,
+            running_proxy(relay, tmp_path / "proxy", "--from-pvd") as proxy,
+        ):
+            before = proxy.status()
+            for host in ("127.0.0.1", "localhost"):
+                request = f"CONNECT {host}:{target[1]} HTTP/1.1\r\nHost: x\r\n\r\n"
+                with socket.create_connection(proxy.address(proxy.http), WAIT_S) as client:
+                    client.sendall(request.encode())
+                    assert client.recv(1000).startswith(b"HTTP/1.1 200")
+                    client.sendall(b"hi")
+                    assert client.recv(100) == b"hi"
+            after = proxy.status()
+        assert after["direct"] == before["direct"] + 1  # by name, which no rule of the relay has
+
+    def test_a_relay_that_does_not_say_is_an_error_that_says_so(self, tmp_path: Path) -> None:
+        with managed_relay(tmp_path) as relay:
+            way = [argument for argument in way_to(relay) if argument != str(relay.token_file)]
+            way.remove("--token-file")
+            done = ghostctl("proxy", *way, "--from-pvd")
+        assert done.returncode != 0
+        assert "did not accept the credential" in done.stderr
+
+
 class TestArguments:
     def test_the_network_is_not_served_unless_that_is_meant(self, relay: ManagedRelay) -> None:
         done = ghostctl("proxy", *way_to(relay), "--listen", "0.0.0.0:0")
