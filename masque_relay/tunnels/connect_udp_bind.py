@@ -14,8 +14,6 @@ ask: for relays whose users only call, and never listen.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import IPv6Address, ip_address
-from typing import TypeVar
 
 from masque_relay.contract.address import Endpoint, IPAddress
 from masque_relay.contract.counters import BindCounters, TunnelCounters
@@ -23,20 +21,16 @@ from masque_relay.contract.lease import Lease
 from masque_relay.contract.ports import BoundUdpFlow, Clock, ReceivedBatch
 from masque_relay.contract.tunnel import Carrier
 from masque_relay.contract.verdict import EndReason
+from masque_relay.tunnels.bind_peers import BindPeer, PeerTable
 from masque_relay.tunnels.context_table import ContextLimits, ContextTable
 from masque_relay.tunnels.peer_policy import PeerPolicy
 from masque_relay.tunnels.session import CLEAN_ENDS, admit_batch
 from masque_relay.wire.connect_udp import MAX_UDP_PAYLOAD_BYTES, UDP_PAYLOAD_CONTEXT
 from masque_relay.wire.connect_udp_bind import (
     BIND_CAPSULE_TYPES,
-    decode_peer,
-    encode_peer,
     peer_end,
 )
 from masque_relay.wire.varint import peek_varint
-
-Source = tuple[str, int]
-Key = TypeVar("Key", bytes, Source)
 
 
 class Inbound(StrEnum):
@@ -70,18 +64,6 @@ class BindLimits:
     answers; then the tunnel is aborted. Twice what DATAGRAM capsules may fill."""
 
 
-class _Peer:
-    """One peer: what identifies it on either side."""
-
-    __slots__ = ("endpoint", "received_count", "source", "wire")
-
-    def __init__(self, endpoint: Endpoint, wire: bytes, source: Source) -> None:
-        self.endpoint = endpoint
-        self.wire = wire
-        self.source = source
-        self.received_count = 0
-
-
 class BoundUdpSession:
     """Moves UDP payloads between one carrier and many peers, within the meters and the policy.
 
@@ -107,7 +89,6 @@ class BoundUdpSession:
         "_limits",
         "_peers",
         "_policy",
-        "_sources",
         "_target",
         "_uplink",
         "contexts",
@@ -150,9 +131,8 @@ class BoundUdpSession:
         self._inbound = inbound
         self._flow: BoundUdpFlow | None = None
         self._carrier: Carrier | None = None
-        self._target: _Peer | None = None
-        self._peers: dict[bytes, _Peer] = {}
-        self._sources: dict[Source, _Peer] = {}
+        self._target: BindPeer | None = None
+        self._peers = PeerTable(limits.peers)
         self._contacted: dict[IPAddress, float] = {}
         self.contexts = ContextTable(
             is_proxy=True, limits=limits.contexts, send=self._send_capsule, accepts=self._accepts
@@ -171,9 +151,9 @@ class BoundUdpSession:
         if self.end_reason is not None:
             flow.close()
             return
-        self._flow = flow
+        self._flow = self._peers.flow = flow
         if target is not None:
-            self._target = _peer(target)
+            self._target = BindPeer(target)
 
     def attach(self, carrier: Carrier) -> None:
         """Learn the way to the client; a session that was closed meanwhile ends the stream now."""
@@ -197,13 +177,13 @@ class BoundUdpSession:
         self._carrier = None
         if self._flow is not None:
             self._flow.close()
-            self._flow = None
+            self._flow = self._peers.flow = None
 
     # -- client -> peers -------------------------------------------------------------------------
 
     def on_datagrams(self, payloads: Sequence[bytes]) -> None:
         """Send HTTP Datagram payloads to their peers, one batch per peer."""
-        batches: dict[_Peer, list[bytes]] = {}
+        batches: dict[BindPeer, list[bytes]] = {}
         prefix, skip = b"", 0
         batch: list[bytes] = []
         for payload in payloads:
@@ -220,7 +200,7 @@ class BoundUdpSession:
         for peer, udp in batches.items():
             self._send(peer, udp)
 
-    def _route(self, payload: bytes) -> tuple[_Peer, int] | None:
+    def _route(self, payload: bytes) -> tuple[BindPeer, int] | None:
         """Return whom a datagram is for and where its UDP payload begins; count it if nobody."""
         context_id, offset = peek_varint(payload) or (None, 0)
         if context_id == 0:
@@ -240,13 +220,13 @@ class BoundUdpSession:
             if not end:
                 self._bind_counters.malformed_dropped += 1
                 return None
-        peer = self._peers.get(wire) or self._meet(wire)
+        peer = self._peers.of_wire(wire)
         if peer is None:
             self._bind_counters.unreachable_dropped += 1
             return None
         return peer, offset
 
-    def _send(self, peer: _Peer, udp: Sequence[bytes]) -> None:
+    def _send(self, peer: BindPeer, udp: Sequence[bytes]) -> None:
         flow = self._flow
         if flow is None:
             return
@@ -285,18 +265,20 @@ class BoundUdpSession:
             carrier = self._carrier
             if carrier is None:
                 return
-            peer = self._sources.get(batch.source) or self._meet_source(batch.source)
+            peer = self._peers.of_source(batch.source)
             if peer is None:
                 self._bind_counters.unreachable_dropped += len(batch.payloads)
                 continue
             self._receive(carrier, peer, batch.payloads)
 
-    def _receive(self, carrier: Carrier, peer: _Peer, payloads: Sequence[bytes]) -> None:
+    def _receive(self, carrier: Carrier, peer: BindPeer, payloads: Sequence[bytes]) -> None:
         context = self.contexts.by_peer.get(peer.wire)
-        is_ours_or_asked = context is not None or peer is self._target
+        # By wire form: the record of a peer may have been forgotten and made anew.
+        is_target = self._target is not None and peer.wire == self._target.wire
+        is_asked = context is not None or is_target
         if context is not None and context.usable:
             prefix = context.prefix
-        elif peer is self._target:
+        elif is_target:
             prefix = UDP_PAYLOAD_CONTEXT
         elif self.contexts.uncompressed is not None:
             prefix = self.contexts.uncompressed.prefix + peer.wire
@@ -305,18 +287,16 @@ class BoundUdpSession:
             # client that registers a peer after that peer has sent.
             self._bind_counters.unregistered_dropped += len(payloads)
             return
-        if not is_ours_or_asked and not self._may_send_in(peer.endpoint.address):
+        if not is_asked and not self._may_send_in(peer.endpoint.address):
             self._bind_counters.uncontacted_dropped += len(payloads)
             return
         endpoint = peer.endpoint
-        admitted = self._policy.admits(
-            endpoint.address, endpoint.port, unsolicited=not is_ours_or_asked
-        )
+        admitted = self._policy.admits(endpoint.address, endpoint.port, unsolicited=not is_asked)
         if not admitted:
             self._refuse(peer, len(payloads), asked=admitted is not None)
             return
         self._deliver(carrier, prefix, payloads)
-        if context is None and peer is not self._target:
+        if not is_asked:
             peer.received_count += len(payloads)
             if peer.received_count >= self._limits.compress_after_datagrams:
                 self.contexts.assign(peer.wire)
@@ -362,7 +342,7 @@ class BoundUdpSession:
 
     def _accepts(self, wire: bytes) -> bool:
         """Whether a peer that the client registers is one that it may reach (section 9)."""
-        peer = self._peers.get(wire) or self._meet(wire)
+        peer = self._peers.of_wire(wire)
         if peer is None:
             return False
         return bool(self._policy.admits(peer.endpoint.address, peer.endpoint.port))
@@ -379,7 +359,7 @@ class BoundUdpSession:
 
     # -- peers -----------------------------------------------------------------------------------
 
-    def _refuse(self, peer: _Peer, count: int, *, asked: bool) -> None:
+    def _refuse(self, peer: BindPeer, count: int, *, asked: bool) -> None:
         """Count what the policy refuses; a context for such a peer is closed (section 3.3)."""
         if not asked:
             self._bind_counters.unasked_dropped += count
@@ -389,39 +369,6 @@ class BoundUdpSession:
         context = self.contexts.by_peer.get(peer.wire)
         if context is not None:
             self.contexts.close(context)
-
-    def _meet_source(self, source: Source) -> _Peer | None:
-        """Return the peer that a socket names; None for one that no datagram can name."""
-        host, port = source
-        if "%" in host:
-            return None  # a link-local address means something on this host only
-        return self._meet(encode_peer(ip_address(host), port), source)
-
-    def _meet(self, wire: bytes, source: Source | None = None) -> _Peer | None:
-        """Return a peer by its wire form, known or new; None when it can't be reached."""
-        peer = self._peers.get(wire)
-        if peer is None:
-            address, port = decode_peer(wire)
-            if port == 0 or (isinstance(address, IPv6Address) and address.ipv4_mapped):
-                return None  # a second name of an IPv4 peer would be a way around every table
-            endpoint = Endpoint(address=address, port=port)
-            if self._flow is None or not self._flow.reaches(endpoint):
-                return None
-            peer = self._target if self._target and self._target.wire == wire else _peer(endpoint)
-            _keep(self._peers, wire, peer, self._limits.peers)
-        _keep(self._sources, source or peer.source, peer, self._limits.peers)
-        return peer
-
-
-def _peer(endpoint: Endpoint) -> _Peer:
-    wire = encode_peer(endpoint.address, endpoint.port)
-    return _Peer(endpoint, wire, (str(endpoint.address), endpoint.port))
-
-
-def _keep(table: dict[Key, _Peer], key: Key, peer: _Peer, limit: int) -> None:
-    if key not in table and len(table) >= limit:
-        del table[next(iter(table))]
-    table[key] = peer
 
 
 def _end_stream(carrier: Carrier, reason: EndReason) -> None:
