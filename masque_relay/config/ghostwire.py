@@ -17,6 +17,11 @@ class GhostwireSection(BaseModel):
     only."""
     paths: tuple[str, ...] = ("/.well-known/ghostwire/",)
     """Where HTTP carriers ask for a session. Read at start only."""
+    quic_native: bool = True
+    """Take QUIC connections with the ALPN `ghostwire/1` on the port of HTTP/3. Read at start
+    only."""
+    websocket: bool = True
+    """Take WebSockets with the subprotocol `ghostwire.v1` on these paths. Read at start only."""
     relays: tuple[str, ...] = ()
     """URLs of all relays of this mesh, best first: what peers are told (the relay map). Read at
     start only."""

@@ -49,6 +49,7 @@ from masque_relay.server.chain import Chain
 from masque_relay.server.connect_ip import open_connect_ip
 from masque_relay.server.material import Material
 from masque_relay.server.mesh import Mesh, open_mesh
+from masque_relay.server.mesh_ways import mesh_applications, mesh_routes
 from masque_relay.server.surroundings import Listeners, Surroundings, WorkerShare
 from masque_relay.server.turn import open_turn
 from masque_relay.server.upstream import open_chain
@@ -166,7 +167,11 @@ async def open_parts(
         clock=clock,
         proxy_name=proxy_name,
     )
-    app = build_app(kinds, gate=gate, proxy_name=proxy_name, site=[pvd_route(pvd)])
+    site = [
+        pvd_route(pvd),
+        *mesh_routes(mesh, config.ghostwire, gate=gate, proxy_name=proxy_name),
+    ]
+    app = build_app(kinds, gate=gate, proxy_name=proxy_name, site=site)
     front_end = HttpFrontEnd(
         app,
         limits=config.http,
@@ -179,7 +184,10 @@ async def open_parts(
         material.more_certificates,
         refuse_unknown_names=config.tls.refuse_unknown_names,
     )
-    applications = {H3_ALPN: front_end.application_factory}
+    applications = {
+        H3_ALPN: front_end.application_factory,
+        **mesh_applications(mesh, config.ghostwire),
+    }
     endpoint = QuicEndpoint(
         endpoint_settings(config, material, certificates, applications=applications, share=share),
         socket_factory=partial(

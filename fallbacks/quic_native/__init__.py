@@ -1,0 +1,1 @@
+"""The mesh on QUIC connections of its own: ALPN ``ghostwire/1``."""

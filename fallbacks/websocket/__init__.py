@@ -1,0 +1,1 @@
+"""The mesh over WebSocket, and over plain HTTPS requests where WebSocket is broken too."""

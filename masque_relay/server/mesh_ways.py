@@ -1,0 +1,58 @@
+"""Owns the ways into the mesh: which carriers an application and an endpoint serve."""
+
+from collections.abc import Mapping
+
+from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from fallbacks.quic_native.server import ALPN, quic_native_factory
+from fallbacks.websocket.server import GhostwireWebSocket
+from masque_relay.config.ghostwire import GhostwireSection
+from masque_relay.contract.ports import Gate
+from masque_relay.contract.request import Method, Transport
+from masque_relay.http.asked import Asked
+from masque_relay.http.gate_middleware import GateMiddleware
+from masque_relay.quic.application import ApplicationFactory
+from masque_relay.server.mesh import Mesh
+
+_CREDENTIAL_FIELDS = frozenset({b"authorization", b"proxy-authorization"})
+
+
+def mesh_routes(
+    mesh: Mesh | None, section: GhostwireSection, *, gate: Gate, proxy_name: str
+) -> list[BaseRoute]:
+    """Return the WebSocket routes; none where the mesh or its WebSockets are off."""
+    if mesh is None or not section.websocket:
+        return []
+    endpoint = GhostwireWebSocket(mesh.new_session)
+    gated = GateMiddleware(
+        endpoint,
+        gate=gate,
+        read_asked=lambda _: Asked(method=Method.GHOSTWIRE),
+        proxy_name=proxy_name,
+        scope_type="websocket",
+        transport=Transport.WEBSOCKET,
+    )
+    app = _GateWhereCredential(gated, endpoint)
+    return [WebSocketRoute(path, app) for path in section.paths]
+
+
+def mesh_applications(
+    mesh: Mesh | None, section: GhostwireSection
+) -> Mapping[str, ApplicationFactory]:
+    """Return what QUIC connections may be for the mesh, by ALPN."""
+    if mesh is None or not section.quic_native:
+        return {}
+    return {ALPN: quic_native_factory(mesh.new_session)}
+
+
+class _GateWhereCredential:
+    """A browser can't send a credential with a WebSocket: then AUTH brings the token."""
+
+    def __init__(self, gated: ASGIApp, open_app: ASGIApp) -> None:
+        self._gated = gated
+        self._open_app = open_app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_credential = any(name in _CREDENTIAL_FIELDS for name, _ in scope["headers"])
+        await (self._gated if has_credential else self._open_app)(scope, receive, send)
