@@ -332,6 +332,23 @@ class TestDownlink:
         assert tunnel.carrier.datagrams == [b"\x02" + wire(TWO) + b"known"]
 
 
+class TestClientContexts:
+    def test_registrations_are_answered_and_counted(self) -> None:
+        tunnel = Tunnel(limits=BindLimits(contexts=ContextLimits(theirs=2)))
+        answers = [tunnel.assign(4, ONE)[0], tunnel.assign(6, TWO)[0]]
+        assert answers == [ACK, CLOSE]
+        assert tunnel.bind.contexts_opened == 2
+        assert tunnel.bind.contexts_rejected == 1
+
+    def test_target_of_the_request_may_have_a_context_too(self) -> None:
+        tunnel = Tunnel(target=TWO)
+        assert tunnel.assign(4, TWO) == (ACK, b"\x04")
+        tunnel.session.on_datagrams([b"\x00long", b"\x04short"])
+        tunnel.receive(TWO, b"back")
+        assert tunnel.flow.sent == [([b"long"], TWO), ([b"short"], TWO)]
+        assert tunnel.carrier.datagrams == [b"\x04back"]
+
+
 class TestRelayContexts:
     def test_peer_that_goes_on_gets_a_context_once_the_client_acknowledges_it(self) -> None:
         tunnel = Tunnel(limits=BindLimits(compress_after_datagrams=2))
