@@ -329,6 +329,7 @@ class RelayGate:
         *,
         address: IPAddress | None = None,
         port: int | None = None,
+        is_blind: bool = False,
     ) -> Decision:
         name: str | None = None
         if request.target is not None:
@@ -356,6 +357,7 @@ class RelayGate:
                 address=None if address is None else unwrap(address),
                 network=network if address is None else None,
                 port=port,
+                is_blind=is_blind,
                 source=request.source.address,
                 now_s=self._clock.wall_s(),
             )
@@ -376,7 +378,9 @@ class RelayGate:
     ) -> Denial | None:
         if lease.ended is not None or lease.released:
             return Denial(reason=DenyReason.REVOKED, detail="the lease is over", rule=lease.rule)
-        decision = self._decide(lease.request, lease.principal, address=address, port=port)
+        decision = self._decide(
+            lease.request, lease.principal, address=address, port=port, is_blind=address is None
+        )
         # A scope is never allowed as a whole: what may pass is for the packet filter to say.
         is_scope = lease.request.ip_scope is not None and decision.outcome is Outcome.PENDING
         if decision.rule is None or not (is_scope or decision.outcome is Outcome.ALLOW):

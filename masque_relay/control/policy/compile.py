@@ -177,6 +177,8 @@ class CompiledPolicy:
         port = query.port or 0
         if query.address is None:
             certain, perhaps = self._name_mask(query.name, port), self._has_network.find(port)
+            if query.is_blind:
+                return self._decide_blind(query, certain, perhaps, mask)
             return self._decide_without_address(query, certain, perhaps, mask)
         return self._decide_by_address(query, mask, port, unwrap(query.address))
 
@@ -300,6 +302,14 @@ class CompiledPolicy:
         if candidate is None:
             return refused(None)
         return Decision(outcome=Outcome.PENDING, rule=candidate)
+
+    def _decide_blind(self, query: Query, certain: int, perhaps: int, applicable: int) -> Decision:
+        """Decide where nobody will see the address: what goes by it may refuse, but not allow."""
+        hits = (certain | (perhaps & ~self._allow)) & applicable
+        rule, _ = next(self._in_order(hits, query), (None, 0))
+        if rule is not None and rule.allow:
+            return Decision(outcome=Outcome.ALLOW, rule=rule)
+        return refused(rule)
 
     def _decide_scope(self, query: Query, applicable: int) -> Decision:
         """Decide whether anything in a scope could be allowed; each packet is decided later."""

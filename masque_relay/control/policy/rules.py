@@ -258,6 +258,9 @@ class Query:
     """The client's address; None matches no rule with sources that allows."""
     now_s: float
     """Seconds since the epoch."""
+    is_blind: bool = False
+    """The name is resolved where nobody here sees its address: what would have to see it may refuse
+    but not allow, and the answer is never PENDING."""
 
     @property
     def targetless(self) -> bool:
