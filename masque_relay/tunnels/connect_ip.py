@@ -187,7 +187,7 @@ class ConnectIpSession:
         if attachment is None:
             return
         ipv4, ipv6 = self._book.ipv4, self._book.ipv6
-        admits, has_route = self._filter.admits, self._routes.has
+        admits, has_route, takes = self._filter.admits, self._routes.has, self._own.takes
         wanted_protocol, mtu_bytes = self._protocol, self._parts.egress.mtu_bytes
         packets: list[bytes] = []
         size = 0
@@ -207,6 +207,7 @@ class ConnectIpSession:
                 and (wanted_protocol is None or protocol in (wanted_protocol, _ICMP[version]))
                 and hop_limit
                 and len(packet) <= mtu_bytes
+                and not (protocol == _ICMP[version] and takes(version, destination))
             ):
                 packets.append(packet)
                 size += len(packet)

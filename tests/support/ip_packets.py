@@ -104,6 +104,8 @@ def source_of(packet: bytes) -> str:
 
 def icmp_kind(packet: bytes) -> tuple[int, int] | None:
     """Type and code of an ICMP message; None for other packets."""
-    if packet[0] >> 4 == 4:
-        return (packet[20], packet[21]) if packet[9] == 1 else None
-    return (packet[40], packet[41]) if packet[6] == 58 else None
+    is_ipv4 = packet[0] >> 4 == 4
+    start, protocol = (20, packet[9]) if is_ipv4 else (40, packet[6])
+    if protocol != (1 if is_ipv4 else 58) or len(packet) < start + 2:
+        return None
+    return packet[start], packet[start + 1]
