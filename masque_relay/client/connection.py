@@ -22,6 +22,7 @@ from masque_relay.contract.address import Target
 from masque_relay.http.codes import H3Error
 from masque_relay.wire.connect_tcp import CapsuleFraming, DataCapsuleTypes, RawFraming, TcpFraming
 from masque_relay.wire.connect_udp import MAX_UDP_PAYLOAD_BYTES, UDP_PAYLOAD_CONTEXT
+from masque_relay.wire.wrap_up import WrapUpReader
 
 SETTINGS_ENABLE_CONNECT_PROTOCOL = 0x8  # RFC 9220 section 3
 _HIGH_STREAM_ID = 65_532  # the last whose quarter stream ID takes two bytes
@@ -58,7 +59,7 @@ class RelayConnection:
     the transports of the other versions feed alike). Wait for :meth:`wait_ready` first.
 
     Attributes:
-        is_leaving: the relay sent GOAWAY; what is open goes on, nothing new is taken.
+        is_leaving: the relay sent GOAWAY or WRAP_UP; what is open goes on, nothing new is taken.
         unknown_datagram_count: datagrams for a stream that is over or never was.
     """
 
@@ -208,6 +209,7 @@ class RelayConnection:
             limits=self._limits,
             credential_sent=authorization is not None,
             forget=self._forget,
+            wrap_up=self._leave,
         )
         self._handlers[stream_id] = stream
         await stream.wait_open()
@@ -310,7 +312,7 @@ class RelayConnection:
         ]
         if authorization is not None:
             headers.append((b"authorization", authorization))
-        framing = CapsuleFraming(capsule_types or DataCapsuleTypes())
+        framing = CapsuleFraming(capsule_types or DataCapsuleTypes(), WrapUpReader(self._leave))
         return await self._open_bytes(
             target, headers, framing, credential_sent=authorization is not None
         )
@@ -409,7 +411,7 @@ class RelayConnection:
         self.is_leaving = True
         for handler in [self._handlers[known] for known in self._handlers if known >= stream_id]:
             handler.reset_received("the relay is going away")
-        self._tell_watchers()
+        self._leave()
 
     def streams_writable(self) -> None:
         """Acknowledgements arrived; only TCP waits for room, datagrams are dropped instead."""
@@ -456,6 +458,11 @@ class RelayConnection:
         if self.is_leaving:
             raise RelayLeaving("the relay is going away", hint="connect again, or to another one")
         return self._transport
+
+    def _leave(self) -> None:
+        """The relay wants nothing new here: GOAWAY, or WRAP_UP on any of the tunnels."""
+        self.is_leaving = True
+        self._tell_watchers()
 
     def _forget(self, stream_id: int) -> None:
         if self._handlers.pop(stream_id, None) is not None:

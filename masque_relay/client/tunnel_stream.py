@@ -20,6 +20,7 @@ from masque_relay.contract.verdict import EndReason
 from masque_relay.http.codes import H3Error
 from masque_relay.wire.capsule import Capsule, CapsuleDecoder, CapsuleType, encode_capsule
 from masque_relay.wire.errors import WireError
+from masque_relay.wire.wrap_up import WRAP_UP, WrapUpReader
 
 MAX_DATAGRAM_BYTES = 65_536
 """Of an HTTP Datagram payload that goes as a capsule: a UDP payload or IP packet, context ID 0."""
@@ -87,7 +88,7 @@ class TunnelStream:
         response: the head of the 2xx, names in lower case; empty until then.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (what its connection knows)
         self,
         transport: HttpTransport,
         stream_id: int,
@@ -97,6 +98,7 @@ class TunnelStream:
         limits: ClientLimits,
         credential_sent: bool,
         forget: Callable[[int], None],
+        wrap_up: Callable[[], None],
     ) -> None:
         """Take over a stream whose request has been sent.
 
@@ -108,6 +110,7 @@ class TunnelStream:
             limits: deadlines and the buffer.
             credential_sent: decides the hint of a refusal.
             forget: called once, when the stream is over both ways.
+            wrap_up: called when the relay says to begin nothing new on the connection.
         """
         self.response: Headers = []
         self._transport = transport
@@ -123,8 +126,9 @@ class TunnelStream:
         self._trailers: Headers = []
         self._capsules = CapsuleDecoder(
             max_capsule_bytes=request.max_capsule_bytes,
-            known_types={CapsuleType.DATAGRAM, *request.capsule_types},
+            known_types={CapsuleType.DATAGRAM, WRAP_UP, *request.capsule_types},
         )
+        self._wrap_up = WrapUpReader(wrap_up)
         self._early: deque[bytes] = deque(maxlen=limits.receive_datagrams)
         """RFC 9298 section 5: datagrams may overtake the response on their way."""
 
@@ -327,7 +331,10 @@ class TunnelStream:
                 datagrams = []
             if self._state is not _State.OPEN:
                 return
-            self._user.capsule_received(capsule)
+            if capsule.type == WRAP_UP:
+                self._wrap_up.take(len(capsule.value))
+            else:
+                self._user.capsule_received(capsule)
         if datagrams:
             self.datagrams_received(datagrams)
 

@@ -244,6 +244,11 @@ class LogSection(Section):
 class DrainSection(Section):
     """The graceful end after SIGTERM or `ghostctl relay drain`."""
 
+    wrap_up_subjects: tuple[str, ...] = ()
+    """Identities whose clients are sent the capsule WRAP_UP (draft-ietf-httpbis-wrap-up) on every
+    tunnel with capsules; `*` stands for any run of characters. Ours understands it. Some clients
+    end a tunnel over a capsule that they do not know. Read at start only."""
+
     deadline_s: Seconds = 30.0
     """How long tunnels may go on before they are ended. A supervisor must wait longer than this
     (systemd: TimeoutStopSec)."""

@@ -204,8 +204,10 @@ class HttpConnection:
         self._streams.pop(stream.stream_id, None)
 
     def goaway(self) -> None:
-        """Tell the peer to open no new request here."""
+        """Tell the peer to open no new request here, and what it is to tell its own clients."""
         self.transport.send_goaway()
+        for stream in self.streams:
+            stream.wrap_up()
 
     def end_streams(self, reason: EndReason) -> None:
         """End what is still running from our side."""

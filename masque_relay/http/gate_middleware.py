@@ -18,6 +18,7 @@ from masque_relay.http.admission import Admission
 from masque_relay.http.asked import Asked, AskedReader
 from masque_relay.http.credentials import parse_credentials, presents_proxy_credential
 from masque_relay.http.denials import Refusal, refuse_denial, refuse_request, send_refusal
+from masque_relay.http.wrap_up import WrapUpRule
 from masque_relay.wire.errors import WireError
 
 _TRANSPORTS = {"3": Transport.HTTP3, "2": Transport.HTTP2}
@@ -47,6 +48,7 @@ class GateMiddleware:
         proxy_name: str,
         scope_type: Literal["http", "websocket"] = "http",
         transport: Transport | None = None,
+        wrap_up: WrapUpRule | None = None,
     ) -> None:
         """Stand before ``app``.
 
@@ -57,6 +59,7 @@ class GateMiddleware:
             proxy_name: in ``proxy-status``.
             scope_type: what ``app`` serves.
             transport: what the request counts as; None tells it by the HTTP version.
+            wrap_up: who is sent WRAP_UP when the relay drains; None: nobody.
         """
         self.app = app
         self._gate = gate
@@ -64,6 +67,7 @@ class GateMiddleware:
         self._proxy_name = proxy_name
         self._scope_type = scope_type
         self._transport = transport
+        self._wrap_up = wrap_up or WrapUpRule()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit, run the endpoint, release."""
@@ -87,9 +91,11 @@ class GateMiddleware:
             await refuse(scope, send, refusal, proxy_name=self._proxy_name)
             return
         admission = Admission(verdict)
-        end: Callable[[int, str], None] | None = scope.get("extensions", {}).get("websocket.end")
-        if end is not None:
-            admission.on_end(partial(_end_websocket, end))
+        extensions: dict[str, Any] = scope.get("extensions", {})
+        if "websocket.end" in extensions:
+            admission.on_end(partial(_end_websocket, extensions["websocket.end"]))
+        if "http.wrap_up" in extensions and self._wrap_up.names(verdict.subject, scope["headers"]):
+            extensions["http.wrap_up"]()
         try:
             scope["state"]["admission"] = admission
             await self.app(scope, receive, send)

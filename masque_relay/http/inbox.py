@@ -11,6 +11,7 @@ from masque_relay.http.limits import HttpLimits
 from masque_relay.quic.application import Headers
 from masque_relay.wire.capsule import Capsule, CapsuleDecoder, CapsuleType
 from masque_relay.wire.errors import WireError
+from masque_relay.wire.wrap_up import WRAP_UP, WrapUpReader
 
 MAX_BODY_MESSAGE_BYTES = 65_536
 """Body bytes per ``http.request`` message: large enough to amortise the call."""
@@ -145,7 +146,7 @@ class Inbox:
         if capsule_types is not None:
             self._decoder = CapsuleDecoder(
                 max_capsule_bytes=self._limits.max_capsule_bytes,
-                known_types={CapsuleType.DATAGRAM, *capsule_types},
+                known_types={CapsuleType.DATAGRAM, WRAP_UP, *capsule_types},
             )
 
     def empty_into_splice(self) -> tuple[list[bytes], list[bytes]]:
@@ -226,6 +227,8 @@ class Inbox:
         if self._capsules:
             capsule = self._capsules.pop()
             self._counters.capsules_received += 1
+            if capsule.type == WRAP_UP:
+                WrapUpReader().take(len(capsule.value))
             if capsule.type != CapsuleType.DATAGRAM:
                 return {
                     "type": "http.capsule.receive",

@@ -60,6 +60,10 @@ class RequestStream(Protocol):
         """End the stream from our side and tell the application."""
         ...
 
+    def wrap_up(self) -> None:
+        """Tell a client that understands it to begin nothing new here."""
+        ...
+
     def application_returned(self) -> None:
         """Finish what the application left open."""
         ...

@@ -14,6 +14,7 @@ from masque_relay.http.denials import DEFAULT_PROXY_NAME, refuse_request
 from masque_relay.http.gate_middleware import GateMiddleware, refuse
 from masque_relay.http.request_head import ConnectForm
 from masque_relay.http.tunnel import TunnelEndpoint, TunnelKind
+from masque_relay.http.wrap_up import WrapUpRule
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.uri_template import UriTemplate
@@ -173,6 +174,7 @@ def build_app(
     gate: Gate,
     proxy_name: str,
     site: Sequence[BaseRoute] = (),
+    wrap_up: WrapUpRule | None = None,
 ) -> ASGIApp:
     """Return the relay's application.
 
@@ -182,6 +184,7 @@ def build_app(
         proxy_name: in ``proxy-status``.
         site: more routes beside the tunnels and the front page. What they serve behind the gate
             they bring themselves.
+        wrap_up: who is sent WRAP_UP when the relay drains; None: nobody.
     """
     routes: list[TunnelRoute | ClassicRoute] = []
     hints: list[TunnelHintRoute] = []
@@ -191,6 +194,7 @@ def build_app(
             gate=gate,
             read_asked=kind.read_asked,
             proxy_name=proxy_name,
+            wrap_up=wrap_up,
         )
         if kind.protocol is None:
             routes.append(ClassicRoute(app))

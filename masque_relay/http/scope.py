@@ -92,6 +92,7 @@ def _extensions(stream: HttpStream, link: ClientLink) -> dict[str, Any]:
     }
     if head.uses_capsules:
         extensions["http.capsule"] = {}
+        extensions["http.wrap_up"] = stream.want_wrap_up
     if head.form is ConnectForm.CLASSIC:
         extensions["http.splice"] = {"kinds": ["tcp"]}
     if head.protocol is not None:

@@ -18,6 +18,7 @@ from masque_relay.http.splice_limits import (
 )
 from masque_relay.wire.capsule import Capsule, CapsuleDecoder, CapsuleType
 from masque_relay.wire.errors import WireError
+from masque_relay.wire.wrap_up import WRAP_UP, WrapUpReader
 
 FINISHED = "finished"
 """``reason`` of a splice that its session or its application ended cleanly."""
@@ -83,7 +84,7 @@ class Splice:
         )
         self._decoder = CapsuleDecoder(
             max_capsule_bytes=services.limits.max_capsule_bytes,
-            known_types={CapsuleType.DATAGRAM, *getattr(session, "capsule_types", ())},
+            known_types={CapsuleType.DATAGRAM, WRAP_UP, *getattr(session, "capsule_types", ())},
         )
         self._idle_timer: asyncio.TimerHandle | None = None
         self._is_done = False
@@ -188,6 +189,8 @@ class Splice:
             self._deliver(batch)
 
     def _deliver_capsule(self, capsule: Capsule) -> None:
+        if capsule.type == WRAP_UP:
+            WrapUpReader().take(len(capsule.value))
         try:
             self._session.on_capsule(capsule.type, capsule.value)
         except WireError:

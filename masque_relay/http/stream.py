@@ -27,6 +27,7 @@ from masque_relay.http.splice_limits import SpliceLimits
 from masque_relay.http.stream_splice import StreamSplice
 from masque_relay.quic.application import Headers
 from masque_relay.wire.errors import WireError
+from masque_relay.wire.wrap_up import WRAP_UP
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +60,7 @@ class HttpStream:
         "_services",
         "_splice",
         "_transport",
+        "_wraps_up",
         "carrier",
         "head",
         "request_id",
@@ -96,6 +98,7 @@ class HttpStream:
         self._sends_body = head.method != "HEAD"
         self._expects_trailers = False
         self._splice: Splice | StreamSplice | None = None
+        self._wraps_up = False
 
     # What the connection calls. Nothing here raises or blocks.
 
@@ -168,6 +171,16 @@ class HttpStream:
     def is_disconnected(self) -> bool:
         """The client is gone, or was thrown out."""
         return self._inbox.is_disconnected
+
+    def want_wrap_up(self) -> None:
+        """Have :meth:`wrap_up` tell this client; for the gate, which knows who it is."""
+        self._wraps_up = self.head.uses_capsules
+
+    def wrap_up(self) -> None:
+        """Tell a client that understands it to begin nothing new; the tunnel goes on."""
+        if self._wraps_up and self._response is _Response.OPEN:
+            self._wraps_up = False
+            self.carrier.send_capsule(WRAP_UP, b"")
 
     # How the application ends.
 

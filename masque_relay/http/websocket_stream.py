@@ -153,6 +153,9 @@ class WebSocketStream:
         """The client is gone, or was thrown out."""
         return self._end is not None
 
+    def wrap_up(self) -> None:
+        """WebSocket has no capsules."""
+
     # How the application ends.
 
     def application_returned(self) -> None:

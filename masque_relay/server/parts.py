@@ -39,6 +39,7 @@ from masque_relay.http.pvd import PvdEndpoint, offers_of, pvd_route
 from masque_relay.http.routes import build_app
 from masque_relay.http.tcp_front import TcpFront
 from masque_relay.http.tcp_tls import ALPN_H1, ALPN_H2
+from masque_relay.http.wrap_up import WrapUpRule
 from masque_relay.http.tunnel import TunnelKind
 from masque_relay.quic.application import ApplicationFactory
 from masque_relay.quic.endpoint import QuicEndpoint
@@ -171,7 +172,13 @@ async def open_parts(
         pvd_route(pvd),
         *mesh_routes(mesh, config.ghostwire, gate=gate, proxy_name=proxy_name),
     ]
-    app = build_app(kinds, gate=gate, proxy_name=proxy_name, site=site)
+    app = build_app(
+        kinds,
+        gate=gate,
+        proxy_name=proxy_name,
+        site=site,
+        wrap_up=WrapUpRule(config.drain.wrap_up_subjects),
+    )
     front_end = HttpFrontEnd(
         app,
         limits=config.http,

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.varint import encode_varint, peek_varint
+from masque_relay.wire.wrap_up import WRAP_UP, WrapUpReader
 
 DEFAULT_TEMPLATE = "/.well-known/masque/tcp/{target_host}/{target_port}/"
 """Where clients look that know only the proxy's host and port."""
@@ -95,7 +96,8 @@ class CapsuleFraming:
     """Templated connect-tcp: DATA capsules, and FINAL_DATA whose end is FIN.
 
     A capsule may announce any length: its payload is handed on as it arrives, so memory is bounded
-    by the bytes fed and a head of 16. Other types are skipped (RFC 9297 section 3.2).
+    by the bytes fed and a head of 16. Other types are skipped (RFC 9297 section 3.2), but for
+    WRAP_UP, which only a proxy may send.
 
     Attributes:
         has_ended: a FINAL_DATA capsule is complete.
@@ -111,6 +113,7 @@ class CapsuleFraming:
         "_left_bytes",
         "_skips",
         "_types",
+        "_wrap_up",
         "capsule_count",
         "has_ended",
         "skipped_count",
@@ -118,8 +121,9 @@ class CapsuleFraming:
 
     ends_with_stream = False
 
-    def __init__(self, types: DataCapsuleTypes) -> None:
+    def __init__(self, types: DataCapsuleTypes, wrap_up: WrapUpReader | None = None) -> None:
         self._types = types
+        self._wrap_up = wrap_up or WrapUpReader()
         self._data_head = encode_varint(types.data)
         self._final_head = encode_varint(types.final_data)
         self._head = b""
@@ -183,7 +187,9 @@ class CapsuleFraming:
         self._head = b""
         capsule_type, self._left_bytes = found_type[0], found_length[0]
         self._skips = capsule_type not in (self._types.data, self._types.final_data)
-        if self._skips:
+        if capsule_type == WRAP_UP:
+            self._wrap_up.take(self._left_bytes)
+        elif self._skips:
             self.skipped_count += 1
         elif self._is_final:
             raise WireError("DATA or FINAL_DATA after FINAL_DATA", section=_SECTION)
