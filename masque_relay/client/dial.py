@@ -84,6 +84,7 @@ async def connect_any(
     tls: ClientTls,
     limits: ClientLimits,
     clock: Clock,
+    alpn: str = H3_ALPN,
 ) -> Endpoint:
     """Open a QUIC connection to the first of the relay's addresses that answers; return it.
 
@@ -105,7 +106,7 @@ async def connect_any(
                 await endpoint.connect(
                     destination,
                     server_name=address.host,
-                    alpn=H3_ALPN,
+                    alpn=alpn,
                     application=application,
                     tls=tls,
                     timeout_s=share_s,

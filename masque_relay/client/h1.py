@@ -242,6 +242,8 @@ class H1ClientTransport:
 
     http_version = "1.1"
     datagrams_negotiated = False
+    queued_datagrams = 0
+    exporter = None  # Python's ssl has none
 
     def __init__(self, application: H3Application, dial: Dial, *, limits: TcpWayLimits) -> None:
         self.application = application

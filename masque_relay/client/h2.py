@@ -68,6 +68,8 @@ class H2ClientTransport:
 
     http_version = "2"
     datagrams_negotiated = False
+    queued_datagrams = 0
+    exporter = None  # Python's ssl has none
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from masque_relay.contract.ghostwire import Exporter
 from masque_relay.quic.application import Headers
 
 
@@ -26,6 +27,16 @@ class HttpTransport(Protocol):
     @property
     def datagrams_negotiated(self) -> bool:
         """HTTP Datagrams go as QUIC datagrams; otherwise as capsules on their stream."""
+        ...
+
+    @property
+    def exporter(self) -> Exporter | None:
+        """TLS keying material (RFC 8446 section 7.5); None where the library has none."""
+        ...
+
+    @property
+    def queued_datagrams(self) -> int:
+        """QUIC datagrams that wait for the congestion window."""
         ...
 
     def max_http_datagram_bytes(self, stream_id: int) -> int:

@@ -16,6 +16,7 @@ from masque_relay.client.errors import ClientError, RelayTimeout, TunnelClosed
 from masque_relay.client.http_transport import HttpTransport
 from masque_relay.client.limits import ClientLimits
 from masque_relay.client.refusal import Headers, next_hop_of, refusal_from, status_of
+from masque_relay.contract.ghostwire import Exporter
 from masque_relay.contract.verdict import EndReason
 from masque_relay.http.codes import H3Error
 from masque_relay.wire.capsule import Capsule, CapsuleDecoder, CapsuleType, encode_capsule
@@ -158,6 +159,21 @@ class TunnelStream:
     def reliable(self) -> bool:
         """Capsules on the stream carry the datagrams, because QUIC datagrams are not to be had."""
         return not self._transport.datagrams_negotiated
+
+    @property
+    def exporter(self) -> Exporter | None:
+        """TLS keying material of the connection (RFC 8446 section 7.5), where there is any."""
+        return self._transport.exporter
+
+    @property
+    def unsent_bytes(self) -> int:
+        """Queued on the stream, and not yet gone."""
+        return self._transport.unsent_bytes(self._stream_id)
+
+    @property
+    def queued_datagrams(self) -> int:
+        """QUIC datagrams of the whole connection that wait for the congestion window."""
+        return self._transport.queued_datagrams
 
     @property
     def max_datagram_bytes(self) -> int:
