@@ -5,6 +5,7 @@ them. It leaves by itself when its socket is closed, so that nothing of it outli
 even after SIGKILL.
 """
 
+import contextlib
 import os
 import shutil
 import socket
@@ -19,6 +20,7 @@ from masque_relay.dataplane.ip_egress_settings import UserspaceSettings
 from masque_relay.dataplane.passt_frames import HOST_MAC, gateway_for
 
 _COMPLAINT_BYTES = 4_096
+_LEAVE_DEADLINE_S = 1.0  # a few milliseconds as a rule; the loop stands still meanwhile
 _NOISE = ("Failed to send", "Don't run as root")
 
 _FIXED_ARGUMENTS = (
@@ -86,8 +88,12 @@ class PasstProcess:
         if self._complaints < 0:
             return ""
         self.socket.close()
-        self._process.kill()
-        self._process.wait()  # a killed process is gone in a moment
+        # It leaves by itself now that its socket is closed; started as root it has another user,
+        # whom a relay without CAP_KILL may not kill.
+        with contextlib.suppress(PermissionError):
+            self._process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_LEAVE_DEADLINE_S)
         try:
             complaint = os.read(self._complaints, _COMPLAINT_BYTES)
         except BlockingIOError:
