@@ -156,14 +156,13 @@ def _algorithm(message: StunMessage, nonce: bytes) -> PasswordAlgorithm:
 
 
 def _client_id(path: ClientPath) -> bytes:
-    """Return the 5-tuple as bytes: a nonce that was overheard is of no use from elsewhere."""
-    client, server = path.client, path.server
-    return b"".join(
-        (
-            path.kind.encode(),
-            client.address.packed,
-            client.port.to_bytes(2, "big"),
-            server.address.packed,
-            server.port.to_bytes(2, "big"),
-        )
-    )
+    """Return what a nonce is good for: one that was overheard is of no use from elsewhere.
+
+    By UDP that is the 5-tuple. A TCP client has shown that it is at its address; there the nonce of
+    the control connection is good for data connections too, as clients of RFC 6062 expect.
+    """
+    address = path.kind.encode() + path.client.address.packed
+    if path.kind is not PathKind.UDP:
+        return address
+    client_port, server = path.client.port.to_bytes(2, "big"), path.server
+    return address + client_port + server.address.packed + server.port.to_bytes(2, "big")

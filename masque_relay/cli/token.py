@@ -1,6 +1,5 @@
 """Owns `ghostctl token`: issue tokens, and look into them."""
 
-import re
 import sys
 import time
 from datetime import UTC, datetime
@@ -9,6 +8,8 @@ from pathlib import Path
 import click
 
 from masque_relay.cli.output import ExitCode, fail, json_option, print_json, print_table
+from masque_relay.cli.token_turn import turn, turn_key
+from masque_relay.cli.token_values import Duration
 from masque_relay.contract.errors import ConfigError
 from masque_relay.control.auth.keys import load_signing_key
 from masque_relay.control.auth.principal import is_presentable
@@ -24,23 +25,7 @@ from masque_relay.wire.peer_id import parse_peer_id
 
 MAX_INPUT_CHARACTERS = 65_536  # eight times what a relay accepts
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TIME_CLAIMS = ("iat", "nbf", "exp")
-
-
-class Duration(click.ParamType[float]):
-    """A length of time such as 90s, 15m, 1h or 30d, in seconds."""
-
-    name = "duration"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Return the seconds, or fail as click does."""
-        match = re.fullmatch(r"([0-9]{1,9})([smhd])", str(value))
-        if match is None or int(match[1]) == 0:
-            self.fail(f"{value!r} is not a duration such as 90s, 15m, 1h or 30d", param, ctx)
-        return float(int(match[1]) * _UNITS_S[match[2]])
 
 
 @click.group()
@@ -201,3 +186,7 @@ def _time(value: object, now_s: float) -> str:
     away_s = value - now_s
     size = f"{abs(away_s) / 3600:.1f} h" if abs(away_s) >= 3600 else f"{abs(away_s):.0f} s"
     return f"{moment} (in {size})" if away_s >= 0 else f"{moment} ({size} ago)"
+
+
+token.add_command(turn)
+token.add_command(turn_key)
