@@ -50,6 +50,7 @@ from masque_relay.http.tcp_front import TcpFront
 from masque_relay.http.tcp_limits import TcpLimits
 from masque_relay.http.tcp_tls import CertificateFiles, build_server_context
 from masque_relay.http.tunnel import TunnelKind
+from masque_relay.http.wrap_up import WrapUpRule
 from masque_relay.quic.application import Headers
 from masque_relay.quic.endpoint import QuicEndpoint
 from masque_relay.quic.limits import QuicLimits
@@ -229,6 +230,7 @@ async def running_relay(
     templates: Sequence[str] = (DEFAULT_TEMPLATE,),
     tcp_limits: TcpLimits | None = None,
     make_site: Callable[[RelayGate], Sequence[BaseRoute]] = lambda _: (),
+    wrap_up: WrapUpRule | None = None,
     bind: BindSettings | None = None,
     bind_limits: BindLimits | None = None,
     inbound: Inbound = Inbound.POLICY,
@@ -298,14 +300,13 @@ async def running_relay(
                     udp_kind,
                     *connect_tcp_kinds(tcp_services),
                     *more_kinds(
-                        KindServices(
-                            gate=gate, dataplane=dataplane, clock=clock, counters=tunnels
-                        )
+                        KindServices(gate=gate, dataplane=dataplane, clock=clock, counters=tunnels)
                     ),
                 ],
                 gate=gate,
                 proxy_name=DEFAULT_PROXY_NAME,
                 site=make_site(gate),
+                wrap_up=wrap_up,
             ),
             limits=http_limits,
             counters=http,

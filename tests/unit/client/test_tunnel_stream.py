@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from masque_relay.client.connection import RelayConnection
-from masque_relay.client.errors import TunnelClosed, TunnelRefused
+from masque_relay.client.errors import RelayLeaving, TunnelClosed, TunnelRefused
 from masque_relay.client.limits import ClientLimits
 from masque_relay.client.tunnel_stream import MAX_DATAGRAM_BYTES, TunnelRequest, TunnelStream
 from masque_relay.contract.verdict import EndReason
+from masque_relay.http.codes import H3Error
 from masque_relay.wire.capsule import Capsule, encode_capsule
 from masque_relay.wire.errors import WireError
+from masque_relay.wire.wrap_up import WRAP_UP, WRAP_UP_CAPSULE
 from tests.support.client_fakes import ACCEPTED, FakeRelayTransport, connection_on_fake
 from tests.support.http_fakes import settle
 
@@ -195,3 +197,32 @@ class TestDatagrams:
         assert stream.send_datagrams(b"\0", [b"a"]) == 0
         assert (stream.max_datagram_bytes, stream.is_open) == (0, False)
         assert transport.datagrams == []
+
+
+class TestWrapUp:
+    """draft-ietf-httpbis-wrap-up section 3: the client's side."""
+
+    async def test_nothing_new_is_begun_and_the_tunnel_goes_on(self) -> None:
+        user, changes = Recorder(), []
+        stream, connection, _ = await opened(user)
+        connection.watch(lambda: changes.append(connection.is_leaving))
+        connection.data_received(0, WRAP_UP_CAPSULE, end_stream=False)
+
+        assert connection.is_leaving
+        assert changes == [True]
+        assert stream.is_open
+        with pytest.raises(RelayLeaving):
+            await connection.request("GET", authority="relay.test")
+        connection.data_received(0, encode_capsule(ASSIGN, b"x"), end_stream=False)
+        assert user.calls == ["opened", Capsule(ASSIGN, b"x")]
+
+    @pytest.mark.parametrize(
+        "sent", [WRAP_UP_CAPSULE * 2, encode_capsule(WRAP_UP, b"!")], ids=["twice", "not empty"]
+    )
+    async def test_what_breaks_the_rules_ends_the_tunnel(self, sent: bytes) -> None:
+        user = Recorder()
+        _, connection, transport = await opened(user)
+        connection.data_received(0, sent, end_stream=False)
+
+        assert user.calls[-1] is EndReason.PROTOCOL_ERROR
+        assert transport.resets[0] == H3Error.MESSAGE_ERROR

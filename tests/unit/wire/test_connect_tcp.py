@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from masque_relay.wire.connect_tcp import CapsuleFraming, DataCapsuleTypes, RawFraming
 from masque_relay.wire.errors import WireError
+from masque_relay.wire.wrap_up import WRAP_UP_CAPSULE, WrapUpReader
 
 DATA = bytes.fromhex("a028d7f2")
 FINAL = bytes.fromhex("a028d7f3")
@@ -111,3 +112,16 @@ class TestRaw:
         assert framing.ends_with_stream
         assert (framing.has_ended, framing.finish()) == (False, True)
         assert framing.has_ended
+
+
+class TestWrapUp:
+    def test_a_proxy_does_not_take_it_and_a_client_once(self) -> None:
+        with pytest.raises(WireError, match="from a client"):
+            capsules().feed(WRAP_UP_CAPSULE)
+        told: list[int] = []
+        framing = CapsuleFraming(DataCapsuleTypes(), WrapUpReader(lambda: told.append(1)))
+        data = capsules().encode(b"payload")
+        assert framing.feed(WRAP_UP_CAPSULE + data) == [b"payload"]
+        assert told == [1]
+        with pytest.raises(WireError, match="second"):
+            framing.feed(WRAP_UP_CAPSULE)
