@@ -104,7 +104,7 @@ class Crew:
             ConfigError: a worker said why it can't, or ended or hung while it started.
         """
         self.generation += 1
-        return await self._start_half(self.routes.serving_half)
+        return await self._start_half(self.routes.serving_half, self.generation)
 
     async def replace(self) -> WorkerProcess:
         """Start a new generation in the other half, then let the old one drain.
@@ -113,15 +113,11 @@ class Crew:
             ConfigError: as :meth:`start`; the old generation goes on as before.
         """
         old_half = self.routes.serving_half
-        self.generation += 1
-        try:
-            one = await self._start_half(1 - old_half)
-        except ConfigError:
-            self.generation -= 1
-            raise
+        one = await self._start_half(1 - old_half, self.generation + 1)
         # First everybody knows, then the kernel, then the old ones let go: at each moment whoever
         # gets a packet takes it or knows to whom to give it.
         await self._route(replace(self.routes, serving_half=1 - old_half, is_handover=True))
+        self.generation += 1
         count = self.routes.worker_count
         for slot in range((1 - old_half) * count, (2 - old_half) * count):
             if slot not in self.workers:  # it crashed before it was anybody's to start anew
@@ -235,11 +231,11 @@ class Crew:
 
     # -- inside ---------------------------------------------------------------------------------
 
-    async def _start_half(self, half: int) -> WorkerProcess:
+    async def _start_half(self, half: int, generation: int) -> WorkerProcess:
         count = self.routes.worker_count
         slots = range(half * count, (half + 1) * count)
         for slot in slots:
-            await self._spawn(slot, self.generation)
+            await self._spawn(slot, generation)
         started = [self.workers[slot] for slot in slots]
         with suppress(TimeoutError):
             async with asyncio.timeout(self._limits.start_timeout_s):

@@ -156,3 +156,10 @@ def test_the_api_asks_for_its_own_token_and_refuses_foreign_host_names(
         assert http.get("/api/v1/status", headers=user_token).status_code == 401
         assert http.get("/metrics").status_code == 200
         assert http.get("/healthz", headers={"host": "evil.example"}).status_code == 421
+
+
+def test_a_relay_of_one_process_can_not_be_replaced(relay: ManagedRelay) -> None:
+    with relay.admin() as admin, pytest.raises(AdminRefusedError) as refused:
+        admin.restart()
+    assert refused.value.status == 409
+    assert "workers" in str(refused.value.hint)
