@@ -75,6 +75,7 @@ class ConnectIpSession:
         "_attachment",
         "_book",
         "_carrier",
+        "_counted",
         "_counters",
         "_filter",
         "_ip_counters",
@@ -107,6 +108,7 @@ class ConnectIpSession:
         self._own = OwnAddresses(parts.pool, parts.ip_counters, parts.may_send_icmp)
         self._attachment: IpAttachment | None = None
         self._carrier: Carrier | None = None
+        self._counted = 0
         self._narrow_is_fatal = False
         self.end_reason: EndReason | None = None
         self.trouble = ""
@@ -176,8 +178,8 @@ class ConnectIpSession:
         attachment, self._attachment = self._attachment, None
         if attachment is not None:
             attachment.close()
-        self._ip_counters.addresses_assigned -= len(self._book.addresses)
         self._book.release()
+        self._count_addresses()
 
     # -- client -> egress -----------------------------------------------------------------------
 
@@ -409,27 +411,32 @@ class ConnectIpSession:
         self._ip_counters.addresses_refused += self._book.refused_count - refused_before
         if self._book.addresses != before:
             try:
-                self._addresses_changed(before)
+                self._addresses_changed()
             except FlowError as error:
                 self.on_egress_lost(error)
                 return
         carrier.send_capsule(ADDRESS_ASSIGN, encode_addresses(entries))
 
     def _adopt(self, version: int, source: int) -> bool:
-        before = self._book.addresses
         if not self._book.adopt(version, source):
             return False
         try:
-            self._addresses_changed(before)
+            self._addresses_changed()
         except FlowError as error:
             self.on_egress_lost(error)
             return False
         return True
 
-    def _addresses_changed(self, before: Sequence[IPAddress] = ()) -> None:
+    def _count_addresses(self) -> None:
+        """Keep the gauge right, whichever way addresses come and go."""
+        held_count = len(self._book.addresses)
+        self._ip_counters.addresses_assigned += held_count - self._counted
+        self._counted = held_count
+
+    def _addresses_changed(self) -> None:
         """Attach to the egress with the addresses of now."""
         addresses = self._book.addresses
-        self._ip_counters.addresses_assigned += len(addresses) - len(before)
+        self._count_addresses()
         if self._attachment is not None:
             self._attachment.close()
             self._attachment = None

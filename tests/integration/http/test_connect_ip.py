@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from masque_relay.contract.ip_scope import IpRange
+from masque_relay.contract.verdict import Denial, DenyReason
+from masque_relay.control.auth.keys import generate_signing_key
 from masque_relay.http.connect_ip_limits import ConnectIpLimits
+from masque_relay.http.denials import refuse_denial
 from masque_relay.quic.limits import QuicLimits
 from masque_relay.wire.connect_ip_dns import (
     DNS_ASSIGN,
@@ -335,3 +338,55 @@ class TestMtu:
             client = await (await open_ip(world.relay, "h2")).ready()
             too_big = ipv6(client.ipv6, NOBODY6, udp(bytes(1_300)))
             assert icmp_kind(await client.exchange(too_big)) == (2, 0)
+
+
+class TestGate:
+    """Every credential and every denial, on every HTTP version, as for the other methods."""
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    async def test_bad_credentials_are_refused_alike(self, tmp_path: Path, version: str) -> None:
+        async with running_ip_relay(tmp_path) as world:
+            relay = world.relay
+            for token in (
+                "",
+                "nonsense",
+                relay.token(audience="somebody else"),
+                relay.token(lifetime_s=1, issued_before_s=600),
+                relay.token(key=generate_signing_key()),
+            ):
+                client = await open_ip(relay, version, token=token)
+                assert client.status == 401
+                assert client.proxy_status.error == "http_request_denied"
+            assert world.pool.assigned_count == 0
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    @pytest.mark.parametrize("reason", list(DenyReason))
+    async def test_every_denial_has_its_answer(
+        self, tmp_path: Path, version: str, reason: DenyReason, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def refuse(_: object) -> Denial:
+            return Denial(reason=reason, detail="secret detail")
+
+        async with running_ip_relay(tmp_path) as world:
+            monkeypatch.setattr(world.relay.gate, "admit", refuse)
+            client = await open_ip(world.relay, version)
+            expected = refuse_denial(await refuse(None), speaks_to_proxy=False)
+            assert client.status == expected.status
+            assert client.proxy_status.error == expected.error
+            assert "secret" not in str(client.fields)
+
+    @pytest.mark.parametrize("version", VERSIONS)
+    async def test_a_revocation_ends_the_tunnel(self, tmp_path: Path, version: str) -> None:
+        async with running_ip_relay(tmp_path) as world:
+            client = await (await open_ip(world.relay, version)).ready()
+            bob = await open_ip(world.relay, version, token=world.relay.token("bob"))
+            await bob.ready()
+            assert world.relay.gate.revoke(subject="alice", token_id=None) == 1
+            await client.aborted()
+            assert icmp_kind(await bob.exchange(ping4(bob.ipv4, NOBODY4))) == (0, 0)
+            assert (await open_ip(world.relay, version)).status == 401
+
+    async def test_what_the_policy_does_not_allow(self, tmp_path: Path) -> None:
+        async with running_ip_relay(tmp_path) as world:
+            stranger = await open_ip(world.relay, token=world.relay.token("carol"))
+            assert (stranger.status, stranger.proxy_status.error) == (403, "http_request_denied")
