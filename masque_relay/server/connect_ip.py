@@ -49,7 +49,7 @@ async def open_connect_ip(
     services = ConnectIpServices(
         gate=gate,
         dataplane=dataplane,
-        egress=await _open_egress(stack, section, pool),
+        egress=await open_egress(stack, section, pool),
         pool=pool,
         clock=clock,
         counters=counters,
@@ -80,9 +80,14 @@ def extra_capsules(section: ConnectIpSection) -> list[tuple[int, bytes]]:
     return capsules
 
 
-async def _open_egress(
+async def open_egress(
     stack: AsyncExitStack, section: ConnectIpSection, pool: NetworkPool
 ) -> IpEgress:
+    """Open the way out that is configured; the stack closes it.
+
+    Raises:
+        ConfigError: the system does not have it, or refuses it.
+    """
     try:
         match section.egress:
             case IpEgressKind.LOOP:
