@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from masque_relay.contract.address import IPAddress
-from masque_relay.contract.errors import ConfigError, Problem
 from masque_relay.contract.ip import PacketFilter
 from masque_relay.contract.ip_scope import IPNetwork
 from masque_relay.contract.lease import Lease
@@ -29,7 +28,6 @@ from masque_relay.control.revocation import RevocationError, RevocationList
 from masque_relay.control.settings import GateSettings
 from masque_relay.control.state import GateState, build_state
 
-PASSWORD_THREADS = 1  # an argon2 check keeps a core busy; the packets need the others
 DRAIN_RETRY_AFTER_S = 5
 
 
@@ -51,7 +49,7 @@ class RelayGate:
         pool: ThreadPoolExecutor,
         book: QuotaBook | None = None,
     ) -> None:
-        """Take the parts that outlive a reload; :func:`build_gate` makes them."""
+        """Take the parts that outlive a reload; :func:`~masque_relay.control.gate_build.build_gate` makes them."""
         self._state = state
         self._clock = clock
         self._audit = audit
@@ -444,53 +442,6 @@ class RelayGate:
 
     def _operator_record(self, event: str, **fields: object) -> dict[str, object]:
         return {"at": format_time(self._clock.wall_s()), "event": event, **fields}
-
-
-def build_gate(
-    settings: GateSettings,
-    *,
-    clock: Clock,
-    audit: AuditTrail,
-    book: QuotaBook | None = None,
-    revocations: RevocationList | None = None,
-) -> RelayGate:
-    """Return a gate that is ready to admit; the caller closes it, calls its tick, owns the trail.
-
-    Args:
-        settings: what the configuration says.
-        clock: time.
-        audit: where decisions are recorded.
-        book: what quotas are counted in; None: a book of this process.
-        revocations: a list that somebody else keeps; None: the one in the settings' file.
-
-    Raises:
-        ConfigError: with the problems of policy, keys, users, CAs and revocations together.
-    """
-    pool = ThreadPoolExecutor(PASSWORD_THREADS, thread_name_prefix="password")
-    problems: list[Problem] = []
-    state: GateState | None = None
-    try:
-        state = build_state(settings, now_s=clock.wall_s(), pool=pool)
-    except ConfigError as error:
-        problems.extend(error.problems)
-    try:
-        if revocations is None:
-            revocations = open_revocations(settings)
-    except ConfigError as error:
-        problems.extend(error.problems)
-    if state is None or revocations is None:
-        pool.shutdown(wait=False)
-        raise ConfigError(problems)
-    return RelayGate(state, clock=clock, audit=audit, revocations=revocations, pool=pool, book=book)
-
-
-def open_revocations(settings: GateSettings) -> RevocationList:
-    """Return the revocation list as its file says, if there is one.
-
-    Raises:
-        ConfigError: the file can't be read or is not ours.
-    """
-    return RevocationList(file=settings.revocations_file, max_entries=settings.limits.revocations)
 
 
 def _own(lease: Lease) -> RelayLease:

@@ -10,7 +10,7 @@ from typing import cast
 from masque_relay.admin.listener import AdminListener
 from masque_relay.config import RelayConfig
 from masque_relay.control.audit import AuditWriter
-from masque_relay.control.gate import open_revocations
+from masque_relay.control.gate_build import open_revocations
 from masque_relay.control.revocation import RevocationList
 from masque_relay.control.shared_book import BookShape, SharedBook, make_book_file
 from masque_relay.quic.slots import SlotRoutes

@@ -85,7 +85,7 @@ class Fleet:
             for key, value in status.items():
                 if isinstance(value, int) and not isinstance(value, bool):
                     counts[key] += value
-        one = next((told[worker] for worker in self._crew.serving if worker in told), {})
+        policies = [told[worker]["policy"] for worker in self._crew.serving if worker in told]
         return {
             "version": __version__,
             "python": platform.python_version(),
@@ -96,7 +96,7 @@ class Fleet:
             "https": None if serving.https_address is None else str(serving.https_address),
             "admin": serving.admin_url,
             **counts,
-            "policy": one.get("policy"),
+            "policy": policies[0] if policies else None,
             "audit_records_lost": counts["audit_records_lost"] + self._audit.lost_count,
             "restart_needed": list(self._restart_needed),
             "generation": self._crew.generation,

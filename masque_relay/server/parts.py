@@ -27,7 +27,8 @@ from masque_relay.contract.errors import ConfigError, Problem
 from masque_relay.contract.flow import FlowError
 from masque_relay.contract.ports import Clock
 from masque_relay.control.audit import AuditWriter, open_audit_trail
-from masque_relay.control.gate import RelayGate, build_gate
+from masque_relay.control.gate import RelayGate
+from masque_relay.control.gate_build import build_gate
 from masque_relay.dataplane.inproc import InprocDataplane
 from masque_relay.dataplane.udp_bind import BindSettings
 from masque_relay.http.connect_tcp import ConnectTcpServices, connect_tcp_kinds

@@ -17,7 +17,8 @@ from masque_relay.contract.request import (
 from masque_relay.contract.verdict import Denial, EndReason
 from masque_relay.control.auth.keys import generate_signing_key, write_signing_key
 from masque_relay.control.auth.tokens import issue_token
-from masque_relay.control.gate import RelayGate, build_gate
+from masque_relay.control.gate import RelayGate
+from masque_relay.control.gate_build import build_gate
 from masque_relay.control.leases import RelayLease
 from masque_relay.control.settings import BearerSettings, GateLimits, GateSettings, IssuerSettings
 

@@ -28,7 +28,8 @@ from masque_relay.contract.counters import (
 )
 from masque_relay.control.auth.keys import SigningKey, generate_signing_key, write_signing_key
 from masque_relay.control.auth.tokens import issue_token
-from masque_relay.control.gate import RelayGate, build_gate
+from masque_relay.control.gate import RelayGate
+from masque_relay.control.gate_build import build_gate
 from masque_relay.control.settings import (
     BearerSettings,
     GateLimits,

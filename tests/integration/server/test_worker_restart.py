@@ -56,6 +56,10 @@ class Stream:
             number += 1
             await asyncio.sleep(PACE_S)
 
+    async def complete(self) -> None:
+        """Wait until all that was sent has come back."""
+        await self._client.until(lambda: not self.missing)
+
     @property
     def missing(self) -> set[bytes]:
         echoed = self._client.exchanges[self._stream_id].datagrams
@@ -127,7 +131,7 @@ async def test_no_datagram_is_lost_and_newcomers_meet_the_new_generation(
                 stream.stopped.set()
             visitors.stopped.set()
         for client, stream in zip(old, streams, strict=True):
-            await client.until(lambda stream=stream: not stream.missing)
+            await stream.complete()
             assert len(stream.sent) > 50
             assert stream.surplus_count == 0
             assert client.goaway is not None

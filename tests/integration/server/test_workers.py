@@ -216,12 +216,12 @@ async def test_one_tunnel_is_found_and_kicked_wherever_it_is(
             connect_udp(relay, echo_port, token=token_for(relay, "kicked"))
         )
 
-        def kick() -> object:
+        def kick() -> dict[str, object]:
             with relay.admin() as admin:
                 (lease,) = [t["lease_id"] for t in admin.tunnels() if t["subject"] == "kicked"]
                 return admin.kick(str(lease))
 
-        assert "kicked" in dict(await asyncio.to_thread(kick))
+        assert "kicked" in await asyncio.to_thread(kick)
         await client.finished(stream_id)
 
 
