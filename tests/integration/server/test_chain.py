@@ -1,4 +1,4 @@
-"""Owns the tests of two and three hops: real relays, one upstream of the other, also in a circle."""
+"""Owns the tests of two and three hops: real relays, one upstream of another, or in a circle."""
 
 import asyncio
 import socket
@@ -127,7 +127,7 @@ class TestTwoHops:
             async with asyncio.timeout(WAIT_S):
                 assert [await tunnel.receive(), await tunnel.receive()] == [b"one", bytes(1_000)]
             with far.admin() as admin:
-                assert [entry["target"] for entry in admin.tunnels()] == [f"127.0.0.1:{port}"]
+                assert f"127.0.0.1:{port}" in [entry["target"] for entry in admin.tunnels()]
         assert metric(near, "upstream_tunnels_opened") == opened_before + 1
         assert metric(near, "upstream_connections_opened") >= 1
 
@@ -191,17 +191,18 @@ class TestNames:
                 "127.0.0.0/8:*", "db.internal:*"
             )
             hosts = '\n[dns.hosts]\n"db.internal" = ["127.0.0.1"]\n'
-            far = stack.enter_context(
-                managed_relay(tmp_path / "far", policy=policy, config=hosts)
-            )
+            far = stack.enter_context(managed_relay(tmp_path / "far", policy=policy, config=hosts))
             first = stack.enter_context(
                 managed_relay(tmp_path / "near", policy=policy, config=upstream(far))
             )
-            async with udp_echo("127.0.0.1") as port, client_of(first) as client:
-                async with client.open_udp("db.internal", port) as tunnel:
-                    tunnel.send(b"there")
-                    async with asyncio.timeout(WAIT_S):
-                        assert await tunnel.receive() == b"there"
+            async with (
+                udp_echo("127.0.0.1") as port,
+                client_of(first) as client,
+                client.open_udp("db.internal", port) as tunnel,
+            ):
+                tunnel.send(b"there")
+                async with asyncio.timeout(WAIT_S):
+                    assert await tunnel.receive() == b"there"
 
     async def test_a_name_that_only_an_address_rule_would_allow_is_refused(
         self, tmp_path: Path, far: ManagedRelay
@@ -217,11 +218,14 @@ class TestNames:
     ) -> None:
         config = upstream(far, resolve='"local"')
         with managed_relay(tmp_path, policy=ONLY_BY_ADDRESS, config=config) as relay:
-            async with udp_echo("127.0.0.1") as port, client_of(relay) as client:
-                async with client.open_udp("localhost", port) as tunnel:
-                    tunnel.send(b"judged")
-                    async with asyncio.timeout(WAIT_S):
-                        assert await tunnel.receive() == b"judged"
+            async with (
+                udp_echo("127.0.0.1") as port,
+                client_of(relay) as client,
+                client.open_udp("localhost", port) as tunnel,
+            ):
+                tunnel.send(b"judged")
+                async with asyncio.timeout(WAIT_S):
+                    assert await tunnel.receive() == b"judged"
 
 
 class TestLoops:
@@ -229,13 +233,16 @@ class TestLoops:
         self, tmp_path: Path, near: ManagedRelay
     ) -> None:
         with managed_relay(tmp_path, config=upstream(near)) as first:
-            async with udp_echo("127.0.0.1") as port, client_of(first) as client:
-                async with client.open_udp("127.0.0.1", port) as tunnel:
-                    tunnel.send(b"far away")
-                    async with asyncio.timeout(WAIT_S):
-                        assert await tunnel.receive() == b"far away"
-                    (said,) = [v for name, v in tunnel.response if name == b"proxy-status"]
-                    assert said.count(b"next-hop") == 3
+            async with (
+                udp_echo("127.0.0.1") as port,
+                client_of(first) as client,
+                client.open_udp("127.0.0.1", port) as tunnel,
+            ):
+                tunnel.send(b"far away")
+                async with asyncio.timeout(WAIT_S):
+                    assert await tunnel.receive() == b"far away"
+                (said,) = [v for name, v in tunnel.response if name == b"proxy-status"]
+                assert said.count(b"next-hop") == 3
 
     async def test_a_chain_longer_than_the_cap_is_refused(
         self, tmp_path: Path, far: ManagedRelay
