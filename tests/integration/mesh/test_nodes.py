@@ -1,0 +1,149 @@
+"""Nodes: end-to-end encrypted streams between peers, at a real relay."""
+
+import asyncio
+import hashlib
+import secrets
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from masque_relay.client import Bearer, RelayAddress, RelayOptions
+from masque_relay.client.errors import ConnectionLost
+from masque_relay.client.mesh.http_way import open_http_way
+from masque_relay.client.mesh.identity import PeerIdentity
+from masque_relay.client.mesh.node import MeshNode
+from masque_relay.client.mesh.peer_stream import PeerStream, StreamRefused
+from masque_relay.client.mesh.quic_way import open_quic_way
+from masque_relay.client.mesh.uplink import UplinkSettings
+from masque_relay.client.mesh.way import WayKind
+from tests.integration.client.commands import WAIT_S
+from tests.support.managed_relay import ManagedRelay, managed_relay
+
+
+def ways_to(relay: ManagedRelay, kinds: list[WayKind]) -> UplinkSettings:
+    address = RelayAddress.parse(relay.url)
+    options = RelayOptions(ca_file=relay.ca_file, credential=Bearer(file=relay.token_file))
+    openers: list[tuple[WayKind, Any]] = [
+        (
+            kind,
+            partial(open_quic_way, address, options)
+            if kind is WayKind.QUIC
+            else partial(open_http_way, kind, address, options),
+        )
+        for kind in kinds
+    ]
+    return UplinkSettings(ways=openers, token=relay.token, relay_name=address.host)
+
+
+class Echo:
+    """A service that sends everything back."""
+
+    def __init__(self, tasks: asyncio.TaskGroup) -> None:
+        self.tasks = tasks
+        self.callers: list[bytes] = []
+
+    def __call__(self, peer_id: bytes, stream: PeerStream) -> None:
+        self.callers.append(peer_id)
+        self.tasks.create_task(self._run(stream))
+
+    async def _run(self, stream: PeerStream) -> None:
+        while data := await stream.read():
+            await stream.write(data)
+        stream.end()
+
+
+@asynccontextmanager
+async def node(
+    relay: ManagedRelay, *kinds: WayKind, identity: PeerIdentity | None = None
+) -> AsyncGenerator[MeshNode]:
+    settings = ways_to(relay, list(kinds) or [WayKind.H3])
+    async with MeshNode(identity or PeerIdentity.generate(), settings) as made:
+        async with asyncio.timeout(WAIT_S):
+            await made.wait_up()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with managed_relay(tmp_path_factory.mktemp("relay")) as running:
+        yield running
+
+
+@pytest.mark.parametrize("kind", [WayKind.H3, WayKind.QUIC, WayKind.H2, WayKind.H1])
+async def test_stream_between_peers_carries_bytes_and_their_end(
+    relay: ManagedRelay, kind: WayKind
+) -> None:
+    async with asyncio.TaskGroup() as tasks, node(relay) as bob, node(relay, kind) as alice:
+        echo = Echo(tasks)
+        bob.serve(b"echo", echo)
+        stream = await alice.open_stream(bob.identity.peer_id, b"echo")
+        payload = secrets.token_bytes(400_000)
+
+        async def send() -> None:
+            for at in range(0, len(payload), 10_000):
+                await stream.write(payload[at : at + 10_000])
+            stream.end()
+
+        tasks.create_task(send())
+        received = bytearray()
+        async with asyncio.timeout(WAIT_S):
+            while data := await stream.read():
+                received += data
+
+        assert hashlib.sha256(received).digest() == hashlib.sha256(payload).digest()
+        assert echo.callers == [alice.identity.peer_id]
+
+
+async def test_service_that_nobody_has_is_refused(relay: ManagedRelay) -> None:
+    async with node(relay) as bob, node(relay) as alice:
+        stream = await alice.open_stream(bob.identity.peer_id, b"nothing")
+        with pytest.raises(StreamRefused):
+            async with asyncio.timeout(WAIT_S):
+                await stream.read()
+
+
+async def test_peer_that_is_away_is_said_to_be_away(relay: ManagedRelay) -> None:
+    async with node(relay) as alice:
+        with pytest.raises(ConnectionLost, match="away, or you may not call it"):
+            await alice.connect(PeerIdentity.generate().peer_id, timeout_s=1.5)
+
+
+async def test_transfer_survives_the_relays_restart(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        first = stack.enter_context(managed_relay(tmp_path, expect_exit=None))
+        port = first.port
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        bob = await stack.enter_async_context(node(first))
+        alice = await stack.enter_async_context(node(first, WayKind.H3, WayKind.H2))
+        bob.serve(b"echo", Echo(tasks))
+        stream = await alice.open_stream(bob.identity.peer_id, b"echo")
+        payload = secrets.token_bytes(600_000)
+        received = bytearray()
+
+        async def send() -> None:
+            for at in range(0, len(payload), 10_000):
+                await stream.write(payload[at : at + 10_000])
+                await asyncio.sleep(0.002)
+            stream.end()
+
+        async def receive() -> None:
+            while data := await stream.read():
+                received.extend(data)
+
+        sending = tasks.create_task(send())
+        receiving = tasks.create_task(receive())
+        while len(received) < 100_000:  # noqa: ASYNC110  (seen from outside)
+            await asyncio.sleep(0.01)
+        first.process.kill()
+        first.process.wait()
+        again = ["--listen", f"127.0.0.1:{port}"]
+        stack.enter_context(managed_relay(tmp_path, arguments=again, expect_exit=None))
+        async with asyncio.timeout(2 * WAIT_S):
+            await sending
+            await receiving
+
+        assert bytes(received) == payload
