@@ -7,7 +7,6 @@ and when it is back the same addresses are asked for.
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from secrets import SystemRandom
 from typing import Protocol
 
@@ -38,6 +37,10 @@ and would be refused one hop later."""
 
 WATCH_INTERVAL_S = 1.0
 """How often the path's size is looked at while the tunnel is up."""
+
+IPV6_WAIT_S = 15.0
+"""QUIC begins with packets of 1,200 bytes and finds out what more fits: within a few round trips,
+or 10 s later where the relay was just starting. IPv4 goes through meanwhile."""
 
 _LEAST_MTU_BYTES = 576  # RFC 791: every host takes this much
 
@@ -109,6 +112,13 @@ class SplitTunnel:
         self._news = asyncio.Event()
         """The tunnel ended or says something else, or the device is gone."""
         self._device_gone = False
+        self._had: dict[int, IPAddress] = {4: ANY_IPV4, 6: ANY_IPV6}
+        """By IP version: the address to ask for, at first any."""
+        self._asked: set[int] = set()
+        """IP versions that the present tunnel was asked for an address of."""
+        self._opened_s = 0.0
+        self._is_down = False
+        """It was told that the tunnel is down; one that was idle and is opened again is no news."""
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -157,9 +167,7 @@ class SplitTunnel:
                     f"the TUN device {local.name} was deleted",
                     hint="something else manages it; start again, with another --device",
                 )
-            if self._differs(local, tunnel):
-                await self._configure(local, tunnel)
-                self._tell_up(tunnel)
+            await self._keep_up(local, tunnel)
 
     def close(self) -> None:
         """Undo everything: name servers, device with its routes, tunnel. Idempotent."""
@@ -211,36 +219,63 @@ class SplitTunnel:
         )
         await self._opener.open_tunnel(self._request, tunnel)
         try:
-            mtu_bytes = await settled_payload_bytes(lambda: tunnel.max_packet_bytes)
-            takes_ipv6 = mtu_bytes >= MIN_IPV6_MTU_BYTES
-            if not takes_ipv6:
-                self._on_event(Ipv6Impossible(mtu_bytes=mtu_bytes))
-            had = [network.network_address for network in self._networks]
-            wanted = [
-                address
-                for address in had or (ANY_IPV4, ANY_IPV6)
-                if takes_ipv6 or isinstance(address, IPv4Address)
-            ]
-            networks = await tunnel.request_addresses(wanted)
+            await settled_payload_bytes(lambda: tunnel.max_packet_bytes)
+            self._asked = set()
+            await self._ask(tunnel)
+            networks = self._usable(tunnel)
             if not networks:
                 raise TunnelRefused(
                     200,
                     "the relay has no address for us",
                     error="connection_limit_reached",
-                    hint="its pools are exhausted; try again later",
+                    hint="its pools are exhausted, or have no address of the family of --route",
                 )
         except BaseException:
             tunnel.close()
             raise
-        before, self._networks, self._tunnel = self._networks, networks, tunnel
-        if before and set(networks) != set(before):
-            self._on_event(AddressesChanged(before=before, now=networks))
+        self._tunnel, self._opened_s = tunnel, asyncio.get_running_loop().time()
         if missing := unreachable(self._spec.routes, tunnel.routes):
             self._on_event(NotAdvertised(networks=tuple(missing)))
         return tunnel
 
+    async def _ask(self, tunnel: IpTunnel) -> None:
+        """Ask for an address of each version that fits and was not asked for on this tunnel."""
+        unasked = sorted(self._fitting(tunnel) - self._asked)
+        if unasked:
+            self._asked.update(unasked)
+            await tunnel.request_addresses([self._had[version] for version in unasked])
+
+    def _fitting(self, tunnel: IpTunnel) -> set[int]:
+        """Return the IP versions that there are routes of, and that the path can carry."""
+        fits_ipv6 = tunnel.max_packet_bytes >= MIN_IPV6_MTU_BYTES
+        return {one.version for one in self._spec.wanted if one.version == 4 or fits_ipv6}
+
+    def _usable(self, tunnel: IpTunnel) -> tuple[IPNetwork, ...]:
+        """Return what the relay gave us of these versions; it may give more than was asked for."""
+        fitting = self._fitting(tunnel)
+        return tuple(network for network in tunnel.networks if network.version in fitting)
+
+    async def _keep_up(self, local: LocalTun, tunnel: IpTunnel) -> None:
+        """Follow what the path takes and what the relay gives."""
+        if self._lost_ipv6(tunnel):
+            tunnel.close()  # RFC 9484 section 7.2; opened again, with IPv4 alone
+            return
+        try:
+            await self._ask(tunnel)
+        except ClientError:
+            return  # over, which the next turn sees; or no answer, which is none
+        if self._differs(local, tunnel):
+            await self._configure(local, tunnel)
+            self._tell_up(tunnel)
+        waited_s = asyncio.get_running_loop().time() - self._opened_s
+        wants_ipv6 = any(network.version == 6 for network in self._spec.wanted)
+        if wants_ipv6 and waited_s > IPV6_WAIT_S and 6 not in self._asked:
+            self._asked.add(6)
+            self._on_event(Ipv6Impossible(mtu_bytes=tunnel.max_packet_bytes))
+
     async def _reopen(self, local: LocalTun) -> None:
         """Try once; after a failure, wait."""
+        before = self._networks
         try:
             tunnel = await self._open()
             await self._configure(local, tunnel)
@@ -250,14 +285,23 @@ class SplitTunnel:
             delay_s = self._backoff.failed()
             if isinstance(error, TunnelRefused):
                 delay_s = max(delay_s, float(error.retry_after_s or 0))
+            self._is_down = True
             self._on_event(TunnelDown(error=error, retry_in_s=delay_s))
             await asyncio.sleep(delay_s)
         else:
             self._backoff.succeeded()
-            self._tell_up(tunnel)
+            if self._is_down or self._networks != before:
+                self._tell_up(tunnel)
+            self._is_down = False
 
     async def _configure(self, local: LocalTun, tunnel: IpTunnel) -> None:
-        self._networks = tunnel.networks
+        before, self._networks = self._networks, self._usable(tunnel)
+        lost = set(before) - set(self._networks)
+        for network in self._networks:
+            self._had[network.version] = network.network_address
+            if any(other.version == network.version for other in lost):
+                self._on_event(AddressesChanged(before=before, now=self._networks))
+                break
         await local.configure(
             [network.network_address for network in self._networks],
             await self._routes(local),
@@ -280,7 +324,12 @@ class SplitTunnel:
     def _differs(self, local: LocalTun, tunnel: IpTunnel) -> bool:
         if not tunnel.is_open:
             return False
-        return tunnel.networks != self._networks or self._mtu_bytes(tunnel) != local.mtu_bytes
+        return self._usable(tunnel) != self._networks or self._mtu_bytes(tunnel) != local.mtu_bytes
+
+    def _lost_ipv6(self, tunnel: IpTunnel) -> bool:
+        if not tunnel.is_open or tunnel.max_packet_bytes >= MIN_IPV6_MTU_BYTES:
+            return False
+        return any(network.version == 6 for network in self._networks)
 
     def _tell_up(self, tunnel: IpTunnel) -> None:
         if self._local is not None:

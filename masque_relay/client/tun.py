@@ -9,6 +9,7 @@ from masque_relay.contract.ip_scope import IPNetwork
 from masque_relay.dataplane.device_error import DeviceError
 from masque_relay.dataplane.netlink import open_netlink
 from masque_relay.dataplane.tun_device import DeviceGoneError, TunDevice
+from masque_relay.wire.connect_ip import MIN_IPV6_MTU_BYTES
 
 READ_PACKETS = 64
 """Per turn of the loop: one batch for the tunnel."""
@@ -110,6 +111,10 @@ class LocalTun:
             if index is None:
                 raise DeviceError(f"the device {self.name} is gone")
             netlink.set_link(index, mtu=mtu_bytes, state="up")
+            if mtu_bytes < MIN_IPV6_MTU_BYTES:
+                # RFC 8200 section 5; the kernel has taken all IPv6 off the device
+                self._addresses = {one for one in self._addresses if one.version == 4}
+                self._routes = {one for one in self._routes if one.version == 4}
             for address in addresses - self._addresses:
                 netlink.add_address(index, address)
                 self._addresses.add(address)
