@@ -12,7 +12,7 @@ INSTALLED    := $(VENV)/.installed-$(subst $(,),-,$(EXTRAS))
 PYTEST       := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint types test-unit fuzz soak bench bench-smoke bench-peers bench-peers-smoke demo docs package clean
+.PHONY: help run test setup lint types test-unit fuzz soak bench bench-smoke bench-masque bench-peers bench-peers-smoke bench-workers demo docs package clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -56,6 +56,12 @@ bench: setup ## measure the relay beside a naive one
 
 bench-smoke: setup ## the same in ten seconds: shows that it works, no figures to quote
 	$(BIN)/ghostctl bench --smoke
+
+bench-masque: setup ## TCP and idle tunnels over HTTP/3, 2 and 1.1 (BENCH_ARGS=--smoke)
+	$(BIN)/python -m tests.bench.masque --json build/bench-masque.json $(BENCH_ARGS)
+
+bench-workers: setup ## the CPU of a datagram with one worker and with two
+	$(BIN)/python -m tests.bench.workers --json build/bench-workers.json $(BENCH_ARGS)
 
 bench-peers: setup ## compare with other relays (BENCH_ARGS=--rounds 5)
 	mkdir -p build

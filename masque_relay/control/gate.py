@@ -49,7 +49,7 @@ class RelayGate:
         pool: ThreadPoolExecutor,
         book: QuotaBook | None = None,
     ) -> None:
-        """Take the parts that outlive a reload; :func:`~masque_relay.control.gate_build.build_gate` makes them."""
+        """Take the parts that outlive a reload; gate_build.py makes them."""
         self._state = state
         self._clock = clock
         self._audit = audit
