@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
@@ -12,7 +12,7 @@ from masque_relay.cli.output import ExitCode, fail, json_option
 from masque_relay.cli.proxy_report import ProxyReport
 from masque_relay.cli.relay_options import RelayChoice, relay_options
 from masque_relay.cli.until_signal import on_status_signal, until_signal
-from masque_relay.client import AddressError, ClientError, RelayLink
+from masque_relay.client import AddressError, ClientError, RelayLink, RelayOptions
 from masque_relay.client.address import parse_listen
 from masque_relay.client.credentials import read_login
 from masque_relay.client.limits import ProxyLimits
@@ -21,6 +21,7 @@ from masque_relay.client.pvd import PvdDocument, fetch_pvd
 from masque_relay.client.socks import Login
 from masque_relay.client.split import SplitRule, SplitRules, Way, read_rules
 from masque_relay.contract.address import Endpoint
+from masque_relay.wire.connect_tcp import DataCapsuleTypes
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _OFF = "off"
@@ -58,6 +59,10 @@ class _Plan:
     "--from-pvd", is_flag=True,
     help="Ask the relay which targets it leads to; all others go past it. --rule comes first.",
 )  # fmt: skip
+@click.option(
+    "--connect-tcp", is_flag=True,
+    help="Ask for TCP by connect-tcp with its capsules, not by classic CONNECT.",
+)  # fmt: skip
 @click.option("--user-file", type=_FILE, help="A file with user:password that programs must give.")
 @click.option(
     "--allow-remote", is_flag=True,
@@ -77,6 +82,7 @@ def proxy(
     rules_file: Path | None,
     default_way: str | None,
     from_pvd: bool,
+    connect_tcp: bool,
     user_file: Path | None,
     allow_remote: bool,
     connection_count: int,
@@ -106,7 +112,7 @@ def proxy(
     """
     try:
         plan = _Plan(
-            relay=chosen,
+            relay=replace(chosen, options=_with_method(chosen.options, connect_tcp=connect_tcp)),
             socks=None if listen == _OFF else parse_listen(listen),
             http=parse_listen(http_listen) if http_listen else None,
             rules=_split_rules(
@@ -126,6 +132,11 @@ def proxy(
     except ClientError as error:
         report.failed(error)
         fail_with(error)
+
+
+def _with_method(options: RelayOptions, *, connect_tcp: bool) -> RelayOptions:
+    """Return the options with the way to ask for TCP; the relay's capsule types are the draft's."""
+    return replace(options, connect_tcp=DataCapsuleTypes() if connect_tcp else None)
 
 
 def _own_rules(texts: Sequence[str], file: Path | None) -> list[SplitRule]:

@@ -502,3 +502,21 @@ class TestArguments:
         done = ghostctl("proxy", *way_to(relay), *arguments)
         assert done.returncode == 2
         assert done.stderr
+
+
+@pytest.mark.parametrize("method", [[], ["--connect-tcp"]])
+@pytest.mark.parametrize("http", ["2", "1.1"])
+def test_the_proxy_works_over_tcp_too(
+    relay: ManagedRelay, web: str, tmp_path: Path, http: str, method: list[str]
+) -> None:
+    """Many connections at once, each answered whole."""
+    with running_proxy(relay, tmp_path, "--http", http, *method) as running:
+        targets = [f"http://{web}/{index}" for index in range(8)]
+        done = curl(
+            "--parallel", "--parallel-immediate", "-H", "Connection: close",
+            "-x", f"socks5h://{running.socks}", *targets,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert all(f'"/{index}"'.encode() in done.stdout for index in range(8))
+        big = curl("-x", f"http://{running.http}", "-p", f"http://{web}/big")
+        assert big.stdout == BIG

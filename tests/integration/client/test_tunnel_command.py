@@ -241,3 +241,20 @@ def test_a_relay_that_restarts_carries_traffic_again(
             assert ask(local, b"after") == b"after"
             assert tunnel.wait_for("relay_away")[0]["retry_in_s"] > 0
             assert tunnel.wait_for("relay_connected")
+
+
+@pytest.mark.parametrize("http", ["3", "2", "1.1"])
+def test_a_tunnel_runs_on_the_http_version_that_was_asked_for(
+    relay: ManagedRelay, echo: UdpEcho, tmp_path: Path, http: str
+) -> None:
+    forwards = ["--http", http, f"127.0.0.1:0=127.0.0.1:{echo.port}"]
+    with running_tunnel(relay, tmp_path, forwards) as tunnel:
+        assert tunnel.ready["reliable"] is (http != "3")
+        with sender(tunnel.door()) as local:
+            assert ask(local, b"over " + http.encode()) == b"over " + http.encode()
+
+
+def test_an_http_version_that_there_is_not_is_a_usage_error(relay: ManagedRelay) -> None:
+    done = ghostctl("tunnel", "check", *way_to(relay), "--http", "4", "127.0.0.1:9")
+    assert done.returncode == 2
+    assert "--http" in done.stderr
