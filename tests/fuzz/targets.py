@@ -8,6 +8,21 @@ from collections.abc import Callable
 
 from masque_relay.wire.authority import parse_authority
 from masque_relay.wire.capsule import Capsule, CapsuleDecoder, encode_capsule
+from masque_relay.wire.connect_ip import (
+    decode_address_assign,
+    decode_address_request,
+    decode_routes,
+    encode_addresses,
+    encode_routes,
+    parse_scope_protocol,
+    parse_scope_target,
+)
+from masque_relay.wire.connect_ip_dns import (
+    decode_dns_assign,
+    decode_pref64,
+    encode_dns_assign,
+    encode_pref64,
+)
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE, split_context
 from masque_relay.wire.connect_udp_bind import (
     decode_ack,
@@ -23,6 +38,13 @@ from masque_relay.wire.connect_udp_bind import (
 from masque_relay.wire.datagram import encode_quarter_stream_id, split_http_datagram
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.host import parse_host, parse_port
+from masque_relay.wire.icmp import IcmpError, echo_reply, icmp_error
+from masque_relay.wire.ip_packet import (
+    decrement_hop_limit,
+    internet_checksum,
+    is_fragment_tail,
+    read_packet,
+)
 from masque_relay.wire.proxy_status import encode_proxy_status, parse_proxy_status
 from masque_relay.wire.structured import parse_boolean, parse_item, parse_list
 from masque_relay.wire.uri_template import UriTemplate
@@ -66,6 +88,56 @@ def fuzz_bind_capsule(data: bytes) -> None:
     assert decode_assign(encode_assign(assign.context_id, assign.peer)) == assign
     if assign.peer is not None:
         assert encode_peer(*decode_peer(assign.peer)) == assign.peer
+
+
+def fuzz_ip_capsule(data: bytes) -> None:
+    kind, value = data[:1], data[1:]
+    if kind == b"\x01":
+        entries = decode_address_assign(value)
+        assert decode_address_assign(encode_addresses(entries)) == entries
+    elif kind == b"\x02":
+        entries = decode_address_request(value)
+        assert entries
+        assert decode_address_request(encode_addresses(entries)) == entries
+    elif kind == b"\x03":
+        routes = decode_routes(value)
+        assert encode_routes(routes) == value
+    elif kind == b"\x04":
+        configurations = decode_dns_assign(value)
+        assert decode_dns_assign(encode_dns_assign(configurations)) == configurations
+    else:
+        prefixes = decode_pref64(value)
+        assert decode_pref64(encode_pref64(prefixes)) == prefixes
+
+
+def fuzz_ip_packet(data: bytes) -> None:
+    facts = read_packet(data)
+    if facts is None:
+        raise WireError("no packet to forward", section="none")
+    version, _, _, _, port, hop_limit = facts
+    assert version in {4, 6}
+    assert 0 <= port <= 0xFFFF
+    shorter = decrement_hop_limit(data)
+    assert (shorter is None) == (hop_limit <= 1)
+    if shorter is not None:
+        assert read_packet(shorter) == (*facts[:5], hop_limit - 1)
+        if version == 4:
+            head = slice(0, (data[0] & 0xF) * 4)
+            before, after = internet_checksum(data[head]), internet_checksum(shorter[head])
+            assert (before == 0) <= (after == 0)
+    is_fragment_tail(data)
+    for made in (icmp_error(IcmpError.TOO_BIG, data, source=1, mtu_bytes=1280), echo_reply(data)):
+        if made is not None:
+            answer = read_packet(made)
+            assert answer is not None
+            assert answer[2] == facts[1]
+
+
+def fuzz_ip_scope(data: bytes) -> None:
+    target, _, protocol = data.decode("utf-8", "replace").partition("|")
+    found = parse_scope_target(target)
+    assert found is None or isinstance(found, str) or found.prefixlen >= 0
+    parse_scope_protocol(protocol or "*")
 
 
 def fuzz_public_addresses(data: bytes) -> None:
@@ -143,6 +215,9 @@ TARGETS: dict[str, Target] = {
     "path": fuzz_path,
     "port": fuzz_port,
     "proxy_status": fuzz_proxy_status,
+    "ip_capsule": fuzz_ip_capsule,
+    "ip_packet": fuzz_ip_packet,
+    "ip_scope": fuzz_ip_scope,
     "public_addresses": fuzz_public_addresses,
     "structured": fuzz_structured,
     "template": fuzz_template,
