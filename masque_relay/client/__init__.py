@@ -9,6 +9,7 @@ from masque_relay.client.errors import (
     ClientError,
     ConnectionLost,
     CredentialError,
+    DeviceFailed,
     ListenFailed,
     RelayIncapable,
     RelayLeaving,
@@ -21,6 +22,7 @@ from masque_relay.client.errors import (
 from masque_relay.client.exchange import Response
 from masque_relay.client.forward import UdpForward
 from masque_relay.client.http_version import HttpChoice
+from masque_relay.client.ip_tunnel import ANY_IPV4, ANY_IPV6, IpTunnel, ip_request
 from masque_relay.client.limits import (
     ClientLimits,
     ForwardLimits,
@@ -37,6 +39,8 @@ from masque_relay.client.udp_tunnel import UdpTunnel
 from masque_relay.client.uplink import RelayOptions
 
 __all__ = [
+    "ANY_IPV4",
+    "ANY_IPV6",
     "AddressError",
     "Basic",
     "Bearer",
@@ -46,9 +50,11 @@ __all__ = [
     "ConnectionLost",
     "Credential",
     "CredentialError",
+    "DeviceFailed",
     "ForwardLimits",
     "ForwardSpec",
     "HttpChoice",
+    "IpTunnel",
     "ListenFailed",
     "LocalProxy",
     "MutualTls",
@@ -76,6 +82,7 @@ __all__ = [
     "UdpForward",
     "UdpTunnel",
     "Way",
+    "ip_request",
     "make_target",
     "open_bound_udp",
     "parse_target",

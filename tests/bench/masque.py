@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -24,6 +25,7 @@ from masque_relay.client import (
     make_target,
 )
 from tests.bench.report import Report, machine
+from tests.bench.vpn import measure_vpn
 from tests.support.managed_relay import ManagedRelay, managed_relay
 
 VERSIONS = {"H1": HttpChoice.H1, "H2": HttpChoice.H2, "H3": HttpChoice.H3}
@@ -51,9 +53,19 @@ class Plan:
     """Down from the target, by all streams of a measurement together."""
     streams: tuple[int, ...] = (1, 100)
     idle_tunnels: int = 1_000
+    vpn_versions: tuple[str, ...] = ("1.1", "2", "3")
+    vpn_seconds: int = 5
+    """Of each iperf3 run."""
 
 
-SMOKE = Plan(repetitions=1, payload_bytes=1 << 20, streams=(1, 4), idle_tunnels=10)
+SMOKE = Plan(
+    repetitions=1,
+    payload_bytes=1 << 20,
+    streams=(1, 4),
+    idle_tunnels=10,
+    vpn_versions=("3",),
+    vpn_seconds=1,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,26 +118,31 @@ async def tcp_throughput(rig: Rig) -> None:
                     tunnel.abort()
 
 
-async def idle_memory(rig: Rig) -> None:
-    """What the relay's memory grows by for each idle CONNECT-UDP tunnel."""
+async def idle_memory(rig: Rig, version: str) -> None:
+    """What the relay's memory grows by for each idle CONNECT-UDP tunnel.
+
+    A case for each version: what one leaves behind in the allocator would be the next one's gain.
+    """
     figure = f"memory per idle tunnel, {rig.plan.idle_tunnels} tunnels, KiB"
     target = make_target("127.0.0.1", 9)
-    for name, http in VERSIONS.items():
-        async with AsyncExitStack() as stack:
-            before_bytes = rig.relay_bytes
-            left = rig.plan.idle_tunnels
-            while left > 0:
-                client = await stack.enter_async_context(rig.client(http))
-                for _ in range(min(left, TUNNELS_PER_CONNECTION)):
-                    await client.start_udp(target)
-                left -= TUNNELS_PER_CONNECTION
-            grown = rig.relay_bytes - before_bytes
-            rig.report.add(figure, f"CONNECT {name}", grown / rig.plan.idle_tunnels / 1_024)
+    async with AsyncExitStack() as stack:
+        before_bytes = rig.relay_bytes
+        left = rig.plan.idle_tunnels
+        while left > 0:
+            client = await stack.enter_async_context(rig.client(VERSIONS[version]))
+            for _ in range(min(left, TUNNELS_PER_CONNECTION)):
+                await client.start_udp(target)
+            left -= TUNNELS_PER_CONNECTION
+        grown_bytes = rig.relay_bytes - before_bytes
+    rig.report.add(figure, f"CONNECT {version}", grown_bytes / rig.plan.idle_tunnels / 1_024)
 
 
 CASES: dict[str, Callable[[Rig], Awaitable[None]]] = {
     "tcp-throughput": tcp_throughput,
-    "idle-memory": idle_memory,
+    "idle-memory-h1": partial(idle_memory, version="H1"),
+    "idle-memory-h2": partial(idle_memory, version="H2"),
+    "idle-memory-h3": partial(idle_memory, version="H3"),
+    "vpn-throughput": vpn_throughput,
 }
 
 
