@@ -137,6 +137,17 @@ async def idle_memory(rig: Rig, version: str) -> None:
     rig.report.add(figure, f"CONNECT {version}", grown_bytes / rig.plan.idle_tunnels / 1_024)
 
 
+async def vpn_throughput(rig: Rig) -> None:
+    """One TCP connection through CONNECT-IP, each way, by each egress; relays of its own."""
+    measure = partial(
+        measure_vpn,
+        rig.report,
+        versions=rig.plan.vpn_versions,
+        seconds=rig.plan.vpn_seconds,
+    )
+    await asyncio.to_thread(measure)
+
+
 CASES: dict[str, Callable[[Rig], Awaitable[None]]] = {
     "tcp-throughput": tcp_throughput,
     "idle-memory-h1": partial(idle_memory, version="H1"),

@@ -17,7 +17,7 @@ CONNECTS = {"CONNECT H1", "CONNECT H2", "CONNECT H3"}
 def test_the_smoke_run_measures_every_case(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"
     command = [sys.executable, "-m", "tests.bench.masque", "--smoke", "--json", str(out)]
-    for case in ("tcp-throughput", "idle-memory"):
+    for case in ("tcp-throughput", "idle-memory-h1", "idle-memory-h2", "idle-memory-h3"):
         assert case in CASES
         command += ["--case", case]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
