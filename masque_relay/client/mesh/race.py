@@ -21,91 +21,93 @@ class RaceReport:
     failures: dict[WayKind, ClientError] = field(default_factory=dict[WayKind, ClientError])
 
 
-async def race(
-    ways: Sequence[tuple[WayKind, WayOpener]],
-    make_session: SessionMaker,
-    *,
-    welcomed: Callable[[OpenWay], asyncio.Future[None]],
-    stagger_s: float = STAGGER_S,
-) -> tuple[OpenWay, RaceReport]:
-    """Open ways in order, each when the former has failed or a moment has passed.
+class Race:
+    """One race; :meth:`run` it once.
 
-    Args:
-        ways: the most wanted first, at least one.
-        make_session: makes the session of each attempt.
-        welcomed: done when the session of a way is open; an exception is that way's failure.
-        stagger_s: the moment.
-
-    Returns:
-        The first way whose session was welcomed; all others have been closed.
-
-    Raises:
-        ClientError: none could be opened; the error of the most wanted way that says most.
+    Attributes:
+        report: what became of each way so far.
     """
-    report = RaceReport()
-    winner: asyncio.Future[OpenWay] = asyncio.get_running_loop().create_future()
-    failed = asyncio.Event()
 
-    async def attempt(kind: WayKind, opener: WayOpener) -> None:
+    def __init__(
+        self,
+        make_session: SessionMaker,
+        *,
+        welcomed: Callable[[OpenWay], asyncio.Future[None]],
+        spawn: Callable[[Coroutine[object, object, None]], object],
+        stagger_s: float = STAGGER_S,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            make_session: makes the session of each attempt.
+            welcomed: done when the session of a way is open; an exception is that way's failure.
+            spawn: starts what moves the bytes of a way; it lives longer than the race.
+            stagger_s: the moment.
+        """
+        self.report = RaceReport()
+        self._make_session = make_session
+        self._welcomed = welcomed
+        self._spawn = spawn
+        self._stagger_s = stagger_s
+        self._winner: OpenWay | None = None
+        self._one_is_over = asyncio.Event()
+
+    async def run(self, ways: Sequence[tuple[WayKind, WayOpener]]) -> OpenWay:
+        """Open ways in order, each when the former has failed or a moment has passed.
+
+        Args:
+            ways: the most wanted first, at least one.
+
+        Returns:
+            The first way whose session was welcomed; all others have been closed.
+
+        Raises:
+            ClientError: none could be opened; of the errors the one that says most.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            pending: set[asyncio.Task[None]] = set()
+            for kind, opener in ways:
+                self._one_is_over.clear()
+                pending.add(tasks.create_task(self._attempt(kind, opener)))
+                await self._wait_a_moment()
+                if self._winner is not None:
+                    break
+            while pending and self._winner is None:
+                _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for attempt in pending:
+                attempt.cancel()
+        if self._winner is None:
+            raise self._most_telling(ways)
+        return self._winner
+
+    async def _attempt(self, kind: WayKind, opener: WayOpener) -> None:
         way: OpenWay | None = None
         try:
-            way = await opener(make_session)
+            way = await opener(self._make_session)
+            if way.run is not None:
+                self._spawn(way.run())
             async with asyncio.timeout(WELCOME_S):
-                await welcomed(way)
+                await self._welcomed(way)
+            if self._winner is None:
+                self._winner, self.report.winner = way, kind
         except TimeoutError:
-            report.failures[kind] = RelayUnreachable("the relay did not welcome us in time")
+            self.report.failures[kind] = RelayUnreachable("the relay did not welcome us in time")
         except ClientError as error:
-            report.failures[kind] = error
-        else:
-            if not winner.done():
-                report.winner = kind
-                winner.set_result(way)
-                return
+            self.report.failures[kind] = error
         finally:
-            if way is not None and report.winner is not kind:
+            if way is not None and self._winner is not way:
                 await asyncio.shield(way.close())
-            failed.set()
+            self._one_is_over.set()
 
-    async with asyncio.TaskGroup() as tasks:
-        attempts = await _start_all(ways, attempt, tasks, winner, failed, stagger_s=stagger_s)
-        pending = set(attempts)
-        while pending and not winner.done():
-            _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-        for one in pending:
-            one.cancel()
-    if winner.done():
-        return winner.result(), report
-    raise _most_telling(ways, report)
+    async def _wait_a_moment(self) -> None:
+        try:
+            async with asyncio.timeout(self._stagger_s):
+                await self._one_is_over.wait()
+        except TimeoutError:
+            pass
 
-
-async def _start_all(
-    ways: Sequence[tuple[WayKind, WayOpener]],
-    attempt: Callable[[WayKind, WayOpener], Coroutine[object, object, None]],
-    tasks: asyncio.TaskGroup,
-    winner: asyncio.Future[OpenWay],
-    failed: asyncio.Event,
-    *,
-    stagger_s: float,
-) -> list["asyncio.Task[None]"]:
-    started: list[asyncio.Task[None]] = []
-    for kind, opener in ways:
-        failed.clear()
-        started.append(tasks.create_task(attempt(kind, opener)))
-        waiting = tasks.create_task(_set_after(failed, stagger_s))
-        await failed.wait()
-        waiting.cancel()
-        if winner.done():
-            break
-    return started
-
-
-async def _set_after(event: asyncio.Event, delay_s: float) -> None:
-    await asyncio.sleep(delay_s)
-    event.set()
-
-
-def _most_telling(ways: Sequence[tuple[WayKind, WayOpener]], report: RaceReport) -> ClientError:
-    """A refusal or bad certificate says more than silence."""
-    failures = [report.failures[kind] for kind, _ in ways if kind in report.failures]
-    telling = [error for error in failures if not isinstance(error, RelayUnreachable)]
-    return (telling or failures)[0]
+    def _most_telling(self, ways: Sequence[tuple[WayKind, WayOpener]]) -> ClientError:
+        """A refusal or a bad certificate says more than silence."""
+        failures = [self.report.failures[kind] for kind, _ in ways if kind in self.report.failures]
+        telling = [error for error in failures if not isinstance(error, RelayUnreachable)]
+        return (telling or failures)[0]

@@ -13,7 +13,7 @@ from masque_relay.client.clock import SystemClock
 from masque_relay.client.errors import ClientError, ConnectionLost, TunnelRefused
 from masque_relay.client.limits import ReconnectLimits
 from masque_relay.client.mesh.identity import PeerIdentity, verify_signature
-from masque_relay.client.mesh.race import RaceReport, race
+from masque_relay.client.mesh.race import Race, RaceReport
 from masque_relay.client.mesh.way import OpenWay, WayKind, WayOpener
 from masque_relay.contract.ghostwire import Exporter
 from masque_relay.contract.ports import Clock
@@ -186,6 +186,7 @@ class MeshUplink:
         self._attempts: dict[int, _Attempt] = {}
         self._remembered = settings.remembered
         self._look_again = asyncio.Event()
+        self._tasks = asyncio.TaskGroup()
 
     def network_changed(self) -> None:
         """Try the best ways again now: the machine has another address."""
@@ -198,8 +199,8 @@ class MeshUplink:
             MeshRefused: the relay will not let us in, however often we ask.
             ClientError: the relay's certificate or our credential is at fault.
         """
-        async with asyncio.TaskGroup() as tasks:
-            ticking = tasks.create_task(self._tick())
+        async with self._tasks:
+            ticking = self._tasks.create_task(self._tick())
             try:
                 await self._keep_up()
             finally:
@@ -259,11 +260,12 @@ class MeshUplink:
     async def _connect(
         self, ways: Sequence[tuple[WayKind, WayOpener]]
     ) -> tuple[OpenWay, RaceReport]:
-        return await race(
-            ways,
+        race = Race(
             self._make_session,
             welcomed=lambda way: self._attempts[id(way.session)].welcomed,
+            spawn=self._tasks.create_task,
         )
+        return await race.run(ways), race.report
 
     def _use(self, way: OpenWay, report: RaceReport) -> None:
         if not isinstance(way.session, PeerSession):

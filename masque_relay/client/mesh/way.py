@@ -1,6 +1,6 @@
 """Owns the ways of a session to its relay: what carries it, each opened by one function."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -32,6 +32,8 @@ class OpenWay:
     """The address that answered, for people."""
     close: Callable[[], Awaitable[None]]
     """Ends what is below the session; idempotent."""
+    run: Callable[[], Coroutine[object, object, None]] | None = None
+    """Moves the bytes until the way is closed; None where the event loop does it by itself."""
 
 
 WayOpener = Callable[[SessionMaker], Awaitable[OpenWay]]

@@ -20,6 +20,7 @@ from masque_relay.client.mesh.peer_stream import PeerStream, StreamRefused
 from masque_relay.client.mesh.quic_way import open_quic_way
 from masque_relay.client.mesh.uplink import UplinkSettings
 from masque_relay.client.mesh.way import WayKind
+from masque_relay.client.mesh.websocket_way import open_websocket_way
 from tests.integration.client.commands import WAIT_S
 from tests.support.managed_relay import ManagedRelay, managed_relay
 
@@ -27,16 +28,15 @@ from tests.support.managed_relay import ManagedRelay, managed_relay
 def ways_to(relay: ManagedRelay, kinds: list[WayKind]) -> UplinkSettings:
     address = RelayAddress.parse(relay.url)
     options = RelayOptions(ca_file=relay.ca_file, credential=Bearer(file=relay.token_file))
-    openers: list[tuple[WayKind, Any]] = [
-        (
-            kind,
-            partial(open_quic_way, address, options)
-            if kind is WayKind.QUIC
-            else partial(open_http_way, kind, address, options),
-        )
-        for kind in kinds
-    ]
-    return UplinkSettings(ways=openers, token=relay.token, relay_name=address.host)
+    openers: dict[WayKind, Any] = {
+        WayKind.QUIC: partial(open_quic_way, address, options),
+        WayKind.WEBSOCKET: partial(open_websocket_way, address, options),
+    }
+    for kind in (WayKind.H3, WayKind.H2, WayKind.H1):
+        openers[kind] = partial(open_http_way, kind, address, options)
+    return UplinkSettings(
+        ways=[(kind, openers[kind]) for kind in kinds], token=relay.token, relay_name=address.host
+    )
 
 
 class Echo:
@@ -73,7 +73,9 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Any:
         yield running
 
 
-@pytest.mark.parametrize("kind", [WayKind.H3, WayKind.QUIC, WayKind.H2, WayKind.H1])
+@pytest.mark.parametrize(
+    "kind", [WayKind.H3, WayKind.QUIC, WayKind.H2, WayKind.H1, WayKind.WEBSOCKET]
+)
 async def test_stream_between_peers_carries_bytes_and_their_end(
     relay: ManagedRelay, kind: WayKind
 ) -> None:

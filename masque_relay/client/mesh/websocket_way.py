@@ -1,0 +1,164 @@
+"""Owns sessions over WebSocket (RFC 6455), through an HTTP or SOCKS proxy where there is one."""
+
+import asyncio
+import ssl
+from contextlib import suppress
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, ProxyError
+from websockets.typing import Subprotocol
+
+from masque_relay.client.address import RelayAddress
+from masque_relay.client.client_tls import tcp_tls
+from masque_relay.client.credentials import authorization_of
+from masque_relay.client.errors import (
+    ClientError,
+    RelayIncapable,
+    RelayUnreachable,
+    RelayUntrusted,
+    TunnelRefused,
+)
+from masque_relay.client.mesh.http_way import DEFAULT_PATH
+from masque_relay.client.mesh.way import OpenWay, SessionMaker, WayKind
+from masque_relay.client.uplink import RelayOptions
+from masque_relay.contract.ghostwire import FrameSession
+from masque_relay.contract.verdict import EndReason
+from masque_relay.tunnels.frame_stream import FrameStream
+from masque_relay.tunnels.outbox_carrier import OutboxCarrier
+from masque_relay.wire.errors import WireError
+
+SUBPROTOCOL = Subprotocol("ghostwire.v1")
+MAX_MESSAGE_BYTES = 65_536
+MAX_RECEIVED_BYTES = 1 << 18
+"""Of one message: four times what our relay sends."""
+BACKLOG_BYTES = 262_144
+LINGER_S = 1.0
+"""For what is queued when a way is closed."""
+
+
+async def open_websocket_way(
+    address: RelayAddress,
+    options: RelayOptions,
+    make_session: SessionMaker,
+    *,
+    path: str = DEFAULT_PATH,
+    proxy: str | None = None,
+) -> OpenWay:
+    """Connect, upgrade, and begin a session.
+
+    Args:
+        address: the relay.
+        options: what to trust and show.
+        make_session: makes the session.
+        path: where the relay takes sessions.
+        proxy: ``http://user:password@host:port`` or ``socks5h://…``; None goes straight.
+
+    Raises:
+        ClientError: this way is blocked, or the relay refuses.
+    """
+    tls = tcp_tls(options.ca_file, options.credential, ("http/1.1",))
+    authorization = authorization_of(options.credential)
+    headers = {} if authorization is None else {"Authorization": authorization.decode("ascii")}
+    try:
+        socket = await connect(
+            f"wss://{address.authority}{path}",
+            ssl=tls,
+            host=None if not address.addresses else str(address.addresses[0]),
+            server_hostname=address.host,
+            additional_headers=headers,
+            subprotocols=[SUBPROTOCOL],
+            compression=None,
+            proxy=proxy,
+            open_timeout=options.limits.connect_timeout_s,
+            ping_interval=None,  # the session keeps itself alive
+            max_size=MAX_RECEIVED_BYTES,
+            user_agent_header=None,
+        )
+    except (InvalidStatus, InvalidHandshake, ProxyError, TimeoutError, OSError) as error:
+        raise _failure(error, address) from error
+    way = _WebSocketWay(socket, make_session(None))
+    remote = socket.remote_address
+    return OpenWay(
+        kind=WayKind.WEBSOCKET,
+        session=way.session,
+        remote=f"{remote[0]}:{remote[1]}" if remote else "",
+        close=way.close,
+        run=way.run,
+    )
+
+
+class _WebSocketWay:
+    """Two loops in one task: messages in, frames out."""
+
+    def __init__(self, socket: ClientConnection, session: FrameSession) -> None:
+        self.session = session
+        self._socket = socket
+        self._something_to_send = asyncio.Event()
+        self._has_ended = asyncio.Event()
+        self._outbox = OutboxCarrier(wake=self._something_to_send.set, backlog_bytes=BACKLOG_BYTES)
+
+    async def close(self) -> None:
+        """End the connection when what is queued has left, or soon; idempotent."""
+        self._outbox.finish()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                await self._has_ended.wait()
+        await self._socket.close()
+
+    async def run(self) -> None:
+        """Begin the session and move its bytes until either side ends."""
+        self.session.attach(self._outbox)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                reading = tasks.create_task(self._read())
+                await self._write()
+                reading.cancel()
+        finally:
+            self.session.ended(EndReason.CONNECTION_LOST)
+            self._has_ended.set()
+            await self._socket.close()
+
+    async def _read(self) -> None:
+        frames = FrameStream(self.session)
+        try:
+            async for message in self._socket:
+                if isinstance(message, str):
+                    raise WireError("a text message", section="ghostwire: Carriers")
+                frames.feed(message)
+                frames.finish()
+            self.session.ended(EndReason.PEER_CLOSED)
+        except WireError:
+            self.session.ended(EndReason.PROTOCOL_ERROR)
+        except ConnectionClosed:
+            self.session.ended(EndReason.CONNECTION_LOST)
+        self._outbox.abort(EndReason.CONNECTION_LOST)
+
+    async def _write(self) -> None:
+        outbox = self._outbox
+        with suppress(ConnectionClosed):
+            while not outbox.is_aborted:
+                data = outbox.take(MAX_MESSAGE_BYTES)
+                if data:
+                    await self._socket.send(data)
+                    self.session.on_writable()
+                elif outbox.end_reason is not None:
+                    return
+                else:
+                    self._something_to_send.clear()
+                    await self._something_to_send.wait()
+
+
+def _failure(error: Exception, address: RelayAddress) -> ClientError:
+    """Return what a failed handshake means to a person."""
+    if isinstance(error, InvalidStatus):
+        status = error.response.status_code
+        if status in {401, 403, 407}:
+            return TunnelRefused(status, f"the relay refuses the session: HTTP {status}")
+        return RelayIncapable(f"{address} takes no WebSocket session: HTTP {status}")
+    if isinstance(error, ssl.SSLError):
+        return RelayUntrusted(f"TLS with {address} failed: {error.reason or error}")
+    if isinstance(error, ProxyError):
+        return RelayUnreachable(f"the proxy did not let us through: {error}")
+    if isinstance(error, TimeoutError):
+        return RelayUnreachable(f"no WebSocket with {address} in time")
+    return RelayUnreachable(f"no WebSocket with {address}: {error}")
