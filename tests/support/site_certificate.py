@@ -8,7 +8,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,12 @@ def write_site_certificate(
     *,
     names: tuple[str, ...] = ("localhost",),
     addresses: tuple[str, ...] = ("127.0.0.1", "::1"),
+    is_for_client: bool = False,
 ) -> SiteCertificate:
-    """Make a CA and a leaf that strict verifiers take, and write them to a directory."""
+    """Make a CA and a leaf that strict verifiers take, and write them to a directory.
+
+    ``is_for_client``: the leaf may prove a client, and only that.
+    """
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "throw-away test CA")])
     now = dt.datetime.now(dt.UTC)
@@ -45,8 +49,11 @@ def write_site_certificate(
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
-        .sign(ca_key, hashes.SHA256())
     )
+    if is_for_client:
+        leaf = leaf.add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+        )
     site = SiteCertificate(
         ca_file=directory / "ca.pem",
         certificate_file=directory / "cert.pem",
@@ -54,7 +61,8 @@ def write_site_certificate(
     )
     directory.mkdir(parents=True, exist_ok=True)
     site.ca_file.write_bytes(ca.public_bytes(serialization.Encoding.PEM))
-    site.certificate_file.write_bytes(leaf.public_bytes(serialization.Encoding.PEM))
+    certificate = leaf.sign(ca_key, hashes.SHA256())
+    site.certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     site.key_file.write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,

@@ -64,11 +64,16 @@ class H2Client(asyncio.Protocol):
         self._queues: dict[int, bytearray] = {}
 
     @classmethod
-    async def connect(cls, address: Endpoint, ca_pem: bytes) -> "H2Client":
+    async def connect(
+        cls, address: Endpoint, ca_pem: bytes, *, context: ssl.SSLContext | None = None
+    ) -> "H2Client":
         """Connect and wait for the server's SETTINGS."""
-        context = client_context(ca_pem, "h2")
         _, client = await asyncio.get_running_loop().create_connection(
-            cls, str(address.address), address.port, ssl=context, server_hostname="localhost"
+            cls,
+            str(address.address),
+            address.port,
+            ssl=context or client_context(ca_pem, "h2"),
+            server_hostname="localhost",
         )
         await client.until(lambda: client.settings is not None or client.is_lost)
         return client
