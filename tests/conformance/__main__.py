@@ -29,6 +29,7 @@ TITLES = {
     "RFC 9221": "QUIC datagrams",
     "RFC 9297": "HTTP Datagrams and the capsule protocol",
     "RFC 9298": "CONNECT-UDP",
+    "RFC 9484": "CONNECT-IP",
     "connect-udp-listen-15": "bound UDP (draft-ietf-masque-connect-udp-listen)",
     "RFC 9931": "optimistic data and HTTP/1.1 Upgrade",
 }

@@ -94,4 +94,34 @@ NOT_APPLICABLE = (
         "context IDs are registered and never reused",
         "no extension that registers contexts is implemented; only context 0 is ever sent",
     ),
+    NotApplicable(
+        "RFC 9484", "3",
+        "clients check their template and refuse a bad one",
+        "for clients; the relay checks its own when it reads its configuration",
+    ),
+    NotApplicable(
+        "RFC 9484", "4.7.1",
+        "an endpoint that needs an address asks for it with ADDRESS_REQUEST",
+        "the relay needs none from its clients",
+    ),
+    NotApplicable(
+        "RFC 9484", "5",
+        "a context ID is never allocated twice",
+        "the relay allocates none",
+    ),
+    NotApplicable(
+        "RFC 9484", "10.2",
+        "Not-ECT for packets outside of congestion control",
+        "congestion control is never off",
+    ),
+    NotApplicable(
+        "RFC 9484", "10.3",
+        "never copy DSCP to the outer header; coalesce equal markings only",
+        "the outer header never has a DSCP of an inner one, and all is congestion-controlled",
+    ),
+    NotApplicable(
+        "RFC 9484", "11",
+        "ICMP on shared addresses goes to the client whose packet it is about",
+        "every tunnel has addresses of its own; behind NAT the kernel tells flows apart",
+    ),
 )  # fmt: skip
