@@ -5,7 +5,7 @@ and when it is back the same addresses are asked for.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from secrets import SystemRandom
 from typing import Protocol
@@ -53,6 +53,51 @@ class IpOpener(Protocol):
         ...
 
 
+class TunDevice(Protocol):
+    """The device, as the split tunnel sees it; LocalTun is one."""
+
+    name: str
+    mtu_bytes: int
+
+    @property
+    def dropped_count(self) -> int:
+        """Packets for local programs that the kernel would not take."""
+        ...
+
+    async def configure(
+        self, addresses: Iterable[IPAddress], routes: Sequence[IPNetwork], *, mtu_bytes: int
+    ) -> None:
+        """Make these the addresses, routes and MTU."""
+        ...
+
+    async def present_routes(self) -> list[IPNetwork]:
+        """Return the networks that the system has routes to, other than by this device."""
+        ...
+
+    def send_packets(self, packets: Sequence[bytes]) -> None:
+        """Give packets to local programs."""
+        ...
+
+    def close(self) -> None:
+        """Remove the device; idempotent."""
+        ...
+
+
+class TunFactory(Protocol):
+    """Makes the device; LocalTun itself does."""
+
+    def __call__(
+        self,
+        name: str,
+        *,
+        mtu_bytes: int,
+        on_packets: Callable[[list[bytes]], None],
+        on_gone: Callable[[], None],
+    ) -> TunDevice:
+        """Make a device of that name, or raise DeviceFailed."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitTunnelSpec:
     """What goes into the tunnel, and how."""
@@ -83,6 +128,7 @@ class SplitTunnel:
         dns: makes the name servers' settings for a device; None leaves them alone.
         reconnect: delays between attempts.
         on_event: told of ups and downs.
+        make_device: makes the TUN device.
 
     Attributes:
         away_count: packets of local programs dropped while there was no tunnel.
@@ -97,6 +143,7 @@ class SplitTunnel:
         dns: DnsSettings | None = None,
         reconnect: ReconnectLimits | None = None,
         on_event: OnIpEvent = lambda _: None,
+        make_device: TunFactory = LocalTun,
     ) -> None:
         self.away_count = 0
         self._spec = spec
@@ -104,9 +151,10 @@ class SplitTunnel:
         self._request = request
         self._dns = dns
         self._on_event = on_event
+        self._make_device = make_device
         self._backoff = Backoff(reconnect or ReconnectLimits(), SystemRandom().random)
         self._tunnel: IpTunnel | None = None
-        self._local: LocalTun | None = None
+        self._local: TunDevice | None = None
         self._networks: tuple[IPNetwork, ...] = ()
         self._name_servers_set: str | None = None
         self._news = asyncio.Event()
@@ -129,7 +177,7 @@ class SplitTunnel:
             ClientError: something failed; call :meth:`close` then, as always.
         """
         tunnel = await self._open()
-        self._local = LocalTun(
+        self._local = self._make_device(
             self._spec.device,
             mtu_bytes=self._spec.mtu_bytes,
             on_packets=self._send,
@@ -255,7 +303,7 @@ class SplitTunnel:
         fitting = self._fitting(tunnel)
         return tuple(network for network in tunnel.networks if network.version in fitting)
 
-    async def _keep_up(self, local: LocalTun, tunnel: IpTunnel) -> None:
+    async def _keep_up(self, local: TunDevice, tunnel: IpTunnel) -> None:
         """Follow what the path takes and what the relay gives."""
         if self._lost_ipv6(tunnel):
             tunnel.close()  # RFC 9484 section 7.2; opened again, with IPv4 alone
@@ -273,7 +321,7 @@ class SplitTunnel:
             self._asked.add(6)
             self._on_event(Ipv6Impossible(mtu_bytes=tunnel.max_packet_bytes))
 
-    async def _reopen(self, local: LocalTun) -> None:
+    async def _reopen(self, local: TunDevice) -> None:
         """Try once; after a failure, wait."""
         before = self._networks
         try:
@@ -294,7 +342,7 @@ class SplitTunnel:
                 self._tell_up(tunnel)
             self._is_down = False
 
-    async def _configure(self, local: LocalTun, tunnel: IpTunnel) -> None:
+    async def _configure(self, local: TunDevice, tunnel: IpTunnel) -> None:
         before, self._networks = self._networks, self._usable(tunnel)
         lost = set(before) - set(self._networks)
         for network in self._networks:
@@ -308,7 +356,7 @@ class SplitTunnel:
             mtu_bytes=self._mtu_bytes(tunnel),
         )
 
-    async def _routes(self, local: LocalTun) -> list[IPNetwork]:
+    async def _routes(self, local: TunDevice) -> list[IPNetwork]:
         """Return what to lead in now: networks of this machine come and go."""
         versions = {network.version for network in self._networks}
         return split_routes(
@@ -321,7 +369,7 @@ class SplitTunnel:
         fits_bytes = min(self._spec.mtu_bytes, tunnel.max_packet_bytes)
         return max(fits_bytes, _LEAST_MTU_BYTES)
 
-    def _differs(self, local: LocalTun, tunnel: IpTunnel) -> bool:
+    def _differs(self, local: TunDevice, tunnel: IpTunnel) -> bool:
         if not tunnel.is_open:
             return False
         return self._usable(tunnel) != self._networks or self._mtu_bytes(tunnel) != local.mtu_bytes

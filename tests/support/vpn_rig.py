@@ -7,26 +7,33 @@ The client has no route to the target but through the relay's tunnel.
 """
 
 import json
+import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from masque_relay.config.dev_state import DevState
-from tests.support.netns import skip_without_namespaces
+from masque_relay.config.dev_state import DevState, prepare_dev_state
+from tests.support.netns import _call_in, skip_without_namespaces
 from tests.support.processes import GHOSTCTL, TIMESCALE, executable, start_process, wait_until
 from tests.support.relay_process import RunningRelay, run_changed_relay, use_certificate
 from tests.support.site_certificate import write_site_certificate
+
+Result = TypeVar("Result")
 
 RELAY_ADDRESS, RELAY_ADDRESS6 = "10.50.0.2", "fd50::2"
 TARGET, TARGET6 = "10.60.0.2", "fd60::2"
 RELAY_TOWARDS_TARGET = "10.60.0.1"
 POOL, POOL6 = "10.71.0.0/16", "fd71:6877:6970::/64"
 
+RESOLV_CONF = "# of the test\nnameserver 192.0.2.53\n"
+
+_ETC_NETNS = Path("/etc/netns")
 _POLICY = """
 [[rule]]
 name = "vpn"
@@ -64,13 +71,28 @@ class Host:
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def call(self, function: Callable[[], Result]) -> Result:
+        """Call a function in the namespace; sockets that it opens stay there."""
+        return _call_in(self.name, function)
+
+    def device_of(self, address: str) -> str:
+        """Return the interface by which this host reaches an address; empty: none."""
+        found = self.run("ip", "-json", "route", "get", address)
+        return json.loads(found.stdout)[0]["dev"] if found.returncode == 0 else ""
+
     def network_state(self) -> dict[str, str]:
         """Return everything that a tunnel could leave behind."""
         return {
             "links": "\n".join(sorted(line.split()[0] for line in self._lines("-br", "link"))),
-            "addresses": "\n".join(self._lines("-br", "address")),
-            "routes": "\n".join(sorted(self._lines("route", "show", "table", "all"))),
-            "routes6": "\n".join(sorted(self._lines("-6", "route", "show", "table", "all"))),
+            # Without what needs a moment: the state of a cable, link-local addresses.
+            "addresses": "\n".join(
+                " ".join(word for word in line.split() if "/" in word and "fe80" not in word)
+                for line in self._lines("-br", "address")
+            ),
+            "routes": "\n".join(sorted(self._lines("-4", "route", "show"))),
+            "routes6": "\n".join(
+                sorted(line for line in self._lines("-6", "route", "show") if "fe80" not in line)
+            ),
             "nft": self.run("nft", "list", "ruleset").stdout,
         }
 
@@ -89,6 +111,11 @@ class Row:
     client: Host
     relay: Host
     target: Host
+
+    @property
+    def resolv_conf(self) -> Path:
+        """What programs in the client's namespace see as /etc/resolv.conf (ip-netns(8))."""
+        return _ETC_NETNS / self.client.name / "resolv.conf"
 
 
 @contextmanager
@@ -114,8 +141,11 @@ def three_hosts() -> Generator[Row]:
         _ip("-n", row.relay.name, "-6", "route", "add", "default", "via", TARGET6)
         # Lets anybody ping, as distributions do; passt is not root.
         row.relay.output("sysctl", "-w", "net.ipv4.ping_group_range=0 2147483647")
+        (_ETC_NETNS / row.client.name).mkdir(parents=True)
+        row.resolv_conf.write_text(RESOLV_CONF, encoding="utf-8")
         yield row
     finally:
+        shutil.rmtree(_ETC_NETNS / row.client.name, ignore_errors=True)
         for host in (row.client, row.relay, row.target):
             subprocess.run(["ip", "netns", "delete", host.name], check=False, capture_output=True)
 
@@ -133,6 +163,22 @@ def vpn_relay(
         ipv6: whether it listens on IPv6.
         more: further lines of its configuration.
     """
+    listen = f"[{RELAY_ADDRESS6}]:0" if ipv6 else f"{RELAY_ADDRESS}:0"
+    change = _vpn_change(directory, egress, more)
+    with run_changed_relay(directory, change, listen=listen, prefix=row.relay.prefix) as relay:
+        yield relay
+
+
+def prepare_vpn_state(directory: Path, egress: str, *, more: str = "") -> DevState:
+    """Make the files of such a relay, or take those that are there."""
+    if (directory / "state").exists():
+        return DevState(directory=directory / "state")
+    state = prepare_dev_state(directory / "state")
+    _vpn_change(directory, egress, more)(state)
+    return state
+
+
+def _vpn_change(directory: Path, egress: str, more: str) -> Callable[[DevState], None]:
     if egress == "userspace":
         executable("passt")
     directory.mkdir(parents=True, exist_ok=True)
@@ -147,9 +193,7 @@ def vpn_relay(
         with state.policy_file.open("a", encoding="utf-8") as policy:
             policy.write(_POLICY)
 
-    listen = f"[{RELAY_ADDRESS6}]:0" if ipv6 else f"{RELAY_ADDRESS}:0"
-    with run_changed_relay(directory, change, listen=listen, prefix=row.relay.prefix) as relay:
-        yield relay
+    return change
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,10 +252,9 @@ def iperf_server(host: Host, directory: Path) -> Generator[None]:
         yield
 
 
-def iperf(host: Host, target: str, *arguments: str, seconds: int = 2) -> dict[str, object]:
-    """Run ``iperf3 --client`` and return the ``end`` of its report."""
-    command = ["iperf3", "--json", "--client", target, "--time", str(seconds), *arguments]
-    done = host.run(*command, deadline_s=seconds + 30)
+def iperf(host: Host, target: str, *arguments: str) -> dict[str, object]:
+    """Run ``iperf3 --client`` and return the ``end`` of its report, with its ``start``."""
+    done = host.run("iperf3", "--json", "--client", target, *arguments, deadline_s=60)
     report = json.loads(done.stdout)
     assert "error" not in report, report["error"]
     end: dict[str, object] = report["end"] | {"start": report["start"]}
