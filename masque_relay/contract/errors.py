@@ -41,6 +41,14 @@ class ConfigError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+def leaves(errors: BaseExceptionGroup[ConfigError]) -> list[ConfigError]:
+    """Return the errors of a group and of the groups in it."""
+    found: list[ConfigError] = []
+    for error in errors.exceptions:
+        found += leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
 class OperationRefused(Exception):  # noqa: N818 - says what happened
     """The relay can't do now what its operator asks for; nothing was changed.
 

@@ -92,14 +92,14 @@ def open_group(endpoint: Endpoint, count: int, limits: SocketLimits) -> list[soc
     Raises:
         FlowError: the address is taken, not ours or of a family that this host lacks.
     """
-    if endpoint.port:
-        # SO_REUSEPORT would let us join the port of another relay of the same user.
-        open_bound(endpoint, limits).close()
+    # Without SO_REUSEPORT, which would let us join the port of another relay of the same user; the
+    # kernel may even choose such a port where we leave it the choice.
+    with open_bound(endpoint, limits, warns=False) as probe:
+        endpoint = bound_endpoint(probe)
     members: list[socket.socket] = []
     try:
         for _ in range(count):
             members.append(open_bound(endpoint, limits, shares_port=True, warns=not members))
-            endpoint = bound_endpoint(members[0])
             # The kernel asks any member whether the group wants bursts.
             if limits.coalesce_receives:
                 enable_gro(members[-1], enabled=True)

@@ -6,6 +6,7 @@ socket has no name, so nobody else can speak here.
 """
 
 import asyncio
+import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -47,7 +48,8 @@ class Channel(asyncio.Protocol):
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._unread = bytearray()
-        self._numbers = 0
+        # Not from 0: an answer to the last owner of our end must not be taken for one of ours.
+        self._numbers = secrets.randbits(40)
         self._answers: dict[int, asyncio.Future[object]] = {}
         self._paused = False
         self._all_sent = asyncio.Event()

@@ -173,16 +173,20 @@ class Crew:
         return [w for w in self.workers.values() if w.state is not WorkerState.STARTING]
 
     async def ask(
-        self, workers: Iterable[WorkerProcess], op: str, fields: Fields | None = None
+        self,
+        workers: Iterable[WorkerProcess],
+        op: str,
+        fields: Fields | None = None,
+        *,
+        timeout_s: float | None = None,
     ) -> dict[WorkerProcess, object]:
-        """Ask several at once; who does not answer is left out."""
+        """Ask several at once; who does not answer in time is left out."""
         answers: dict[WorkerProcess, object] = {}
+        patience_s = self._limits.answer_timeout_s if timeout_s is None else timeout_s
 
         async def ask_one(worker: WorkerProcess) -> None:
             try:
-                answers[worker] = await worker.ask(
-                    op, fields, timeout_s=self._limits.answer_timeout_s
-                )
+                answers[worker] = await worker.ask(op, fields, timeout_s=patience_s)
             except ChannelError as error:
                 _log.warning("a worker does not answer", slot=worker.slot, op=op, error=str(error))
 
@@ -244,6 +248,8 @@ class Crew:
                     await self._changed.wait()
         if self._all_serve(started):
             return started[0]
+        if half == self.routes.serving_half:
+            self.is_stopping = True  # nobody has been served yet: the relay gives up
         for worker in started:
             worker.kill()
         problems = next((worker.problems for worker in started if worker.problems), ())

@@ -29,6 +29,8 @@ from masque_relay.server.worker_process import WorkerProcess
 
 _log = structlog.get_logger(__name__)
 
+PREPARE_TIMEOUT_S = 30.0
+"""Reading every file anew: certificates, keys and policies of thousands of rules included."""
 _WORKER_COUNTS = ("tunnels", "requests", "connections", "tcp_connections")
 """What a worker's line in the status has."""
 
@@ -266,7 +268,7 @@ class Fleet:
         except ConfigError as error:
             return ReloadReport(problems=tuple(map(str, error.problems)), changed=())
         serving = self._crew.serving
-        prepared = await self._crew.ask(serving, "prepare")
+        prepared = await self._crew.ask(serving, "prepare", timeout_s=PREPARE_TIMEOUT_S)
         problems = {p: None for answer in prepared.values() for p in cast("list[str]", answer)}
         if len(prepared) < len(serving):
             problems["a worker did not answer"] = None
@@ -277,7 +279,11 @@ class Fleet:
         # Old workers that drain keep their tunnels by the new policy too, where they can read it.
         draining = [worker for worker in self._crew.live if worker not in prepared]
         willing = [
-            w for w, found in (await self._crew.ask(draining, "prepare")).items() if not found
+            w
+            for w, found in (
+                await self._crew.ask(draining, "prepare", timeout_s=PREPARE_TIMEOUT_S)
+            ).items()
+            if not found
         ]
         await self._crew.ask(willing, "commit")
         configure_logging(config.log.level, config.log.format)

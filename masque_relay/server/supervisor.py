@@ -13,7 +13,7 @@ from masque_relay.admin.app import build_admin_app
 from masque_relay.admin.listener import AdminListener
 from masque_relay.config import RelayConfig
 from masque_relay.contract.address import Endpoint
-from masque_relay.contract.errors import ConfigError, OperationRefused
+from masque_relay.contract.errors import ConfigError, OperationRefused, Problem, leaves
 from masque_relay.control.audit import AuditWriter, open_audit_trail
 from masque_relay.server.check import check_files
 from masque_relay.server.crew import Crew, CrewLimits
@@ -96,7 +96,14 @@ class Supervisor:
             stack.callback(audit.close)
             estate = self._open_estate(material, audit)
             stack.callback(estate.close)
-            left = await self._serve(estate, material.admin_token, admin)
+            problems: list[Problem] = []
+            left: Json | None = None
+            try:
+                left = await self._serve(estate, material.admin_token, admin)
+            except* ConfigError as errors:
+                problems = [p for error in leaves(errors) for p in error.problems]
+            if problems:
+                raise ConfigError(dict.fromkeys(problems))
             if left is not None:
                 audit.close()
                 stack.pop_all()  # everything stays open for who follows

@@ -14,7 +14,7 @@ from typing import cast
 
 import structlog
 
-from masque_relay.contract.errors import ConfigError
+from masque_relay.contract.errors import ConfigError, leaves
 from masque_relay.control.revocation import RevocationError, RevocationList
 from masque_relay.control.shared_book import SharedBook
 from masque_relay.quic.slots import connection_ids
@@ -58,7 +58,7 @@ class Worker:
         try:
             await self._serve(start)
         except* ConfigError as errors:
-            problems = [str(problem) for error in _leaves(errors) for problem in error.problems]
+            problems = [str(problem) for error in leaves(errors) for problem in error.problems]
         if problems:
             self._tell("failed", {"problems": problems})
         elif self._relay is not None:
@@ -224,13 +224,6 @@ class Worker:
         "drain": _drain,
         "end": _end,
     }
-
-
-def _leaves(errors: BaseExceptionGroup[ConfigError]) -> list[ConfigError]:
-    found: list[ConfigError] = []
-    for error in errors.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
 
 
 async def _main() -> int:

@@ -108,9 +108,10 @@ class WorkerProcess:
             self._channel.tell(op, fields)
 
     def kill(self) -> None:
-        """End it at once."""
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        """End it at once; nothing if it has ended."""
+        if self._pidfd >= 0:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def release(self) -> Json:
         """Stop listening; return what who takes over must know."""
@@ -151,6 +152,7 @@ class WorkerProcess:
         loop.remove_reader(self._pidfd)
         _, status = os.waitpid(self.pid, 0)
         os.close(self._pidfd)
+        self._pidfd = -1
         # In a turn of its own: its last words may still be in the channel.
         loop.call_soon(self._ended, os.waitstatus_to_exitcode(status))
 

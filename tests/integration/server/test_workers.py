@@ -5,15 +5,17 @@ import json
 import os
 import signal
 import ssl
+import subprocess
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 
 from masque_relay.admin.client import AdminRefusedError
-from masque_relay.config.dev_state import DEV_AUDIENCE, DEV_ISSUER
+from masque_relay.config.dev_state import DEV_AUDIENCE, DEV_ISSUER, prepare_dev_state
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import FlowCounters, QuicCounters
 from masque_relay.control.auth.keys import load_signing_key
@@ -27,6 +29,7 @@ from tests.integration.quic.harness import Nat
 from tests.integration.server.conftest import connect_udp, open_tunnel
 from tests.support.h3_client import WAIT_S, H3Client
 from tests.support.managed_relay import ManagedRelay, managed_relay
+from tests.support.processes import GHOSTCTL
 
 POLICY = """
 [[rule]]
@@ -327,3 +330,22 @@ async def test_all_workers_reload_or_none(
     finally:
         relay.state.policy_file.write_text(POLICY)
         await asyncio.to_thread(reload)
+
+
+def test_a_port_that_is_taken_ends_the_start_with_its_name(
+    relay: ManagedRelay, tmp_path: Path
+) -> None:
+    state = prepare_dev_state(tmp_path / "state")
+    taken = f"{relay.host}:{relay.port}"
+    start = [*GHOSTCTL, "relay", "run", "--dev", "--state-dir", str(state.directory), *WORKERS]
+    second = subprocess.run(
+        [*start, "--listen", taken, "--admin", "127.0.0.1:0"],
+        env={**os.environ, **NO_MESH},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert second.returncode == 2
+    assert f"listen.h3: {taken}: bind {taken}: Address already in use" in second.stderr
+    assert "Traceback" not in second.stderr
