@@ -20,7 +20,7 @@ from masque_relay.http.h1_session import H1Session
 from masque_relay.http.h2_session import H2Session
 from masque_relay.http.tcp_connection import TcpConnection, TcpLink
 from masque_relay.http.tcp_limits import TcpLimits
-from masque_relay.http.tcp_tls import ALPN_H2
+from masque_relay.http.tcp_tls import ALPN_H2, accept_tls
 from masque_relay.http.tcp_wire import TcpServices, TcpSession
 from masque_relay.http.transport import HttpVersion
 from masque_relay.quic.admission import source_key
@@ -265,12 +265,12 @@ class TcpFront:
 
     async def _handshake(self, client: socket.socket, connection: TcpConnection) -> None:
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: connection,
+            await accept_tls(
                 client,
-                ssl=self._context,
-                ssl_handshake_timeout=self._limits.handshake_timeout_s,
-                ssl_shutdown_timeout=self._limits.close_timeout_s,
+                connection,
+                self._context,
+                handshake_timeout_s=self._limits.handshake_timeout_s,
+                close_timeout_s=self._limits.close_timeout_s,
             )
         except OSError as error:  # ssl.SSLError and timeouts included
             _log.debug("TLS handshake failed", peer=str(connection.peer), error=str(error))

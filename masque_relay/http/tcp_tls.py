@@ -1,6 +1,9 @@
 """Owns TLS for the TCP listener: which certificate a name gets, client certificates, ALPN."""
 
+import asyncio
+import socket
 import ssl
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +12,9 @@ from typing import Any
 ALPN_H2 = "h2"
 ALPN_H1 = "http/1.1"
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # RFC 9113 section 9.2.2 forbids all others for TLS 1.2
+
+READ_BUFFER_BYTES = 32_768
+"""Of each connection, for as long as it lives: two TLS records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +115,46 @@ def _context(
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
     return context
+
+
+class _LeanTls(SSLProtocol):
+    """asyncio's own TLS, which gives each connection 256 KiB to read into."""
+
+    max_size = READ_BUFFER_BYTES
+
+
+async def accept_tls(
+    client: socket.socket,
+    protocol: asyncio.Protocol,
+    context: ssl.SSLContext,
+    *,
+    handshake_timeout_s: float,
+    close_timeout_s: float,
+) -> None:
+    """Speak TLS on an accepted socket; return when the handshake is complete.
+
+    What ``loop.connect_accepted_socket(..., ssl=context)`` does, with a smaller buffer.
+
+    Raises:
+        OSError: the handshake failed (ssl.SSLError included).
+    """
+    loop = asyncio.get_running_loop()
+    complete: asyncio.Future[None] = loop.create_future()
+    tls = _LeanTls(
+        loop,
+        protocol,
+        context,
+        complete,
+        server_side=True,
+        ssl_handshake_timeout=handshake_timeout_s,  # type: ignore[arg-type]  # typeshed: int
+        ssl_shutdown_timeout=close_timeout_s,
+    )
+    transport, _ = await loop.connect_accepted_socket(lambda: tls, client)
+    try:
+        await complete
+    except BaseException:
+        transport.close()
+        raise
 
 
 def peer_chain(connection: ssl.SSLObject) -> tuple[bytes, ...]:

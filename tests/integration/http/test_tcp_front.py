@@ -14,6 +14,7 @@ from hyperframe.frame import PingFrame
 
 from masque_relay.contract.address import Endpoint
 from masque_relay.http.tcp_limits import TcpLimits
+from masque_relay.http.tcp_tls import READ_BUFFER_BYTES
 from tests.support.h3_client import WAIT_S
 from tests.support.relay import InProcessRelay, running_relay, server_context
 from tests.support.site_certificate import write_site_certificate
@@ -138,6 +139,16 @@ class TestCaps:
 
             assert (await (await h1(relay)).request(GET)).status == 200
             assert relay.tcp.accepts_failed == 1
+
+
+async def test_an_idle_connection_holds_a_small_buffer(tmp_path: Path) -> None:
+    """The one of asyncio would be 256 KiB, which is most of what such a connection costs."""
+    async with running_relay(tmp_path) as relay:
+        client = await h1(relay)
+        assert (await client.request(GET)).status == 200
+        (connection,) = relay.tcp_front._keys
+        tls = connection._transport._ssl_protocol  # type: ignore[union-attr]  # asyncio's inside
+        assert len(tls._ssl_buffer) == READ_BUFFER_BYTES
 
 
 class TestDeadlines:
