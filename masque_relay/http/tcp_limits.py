@@ -8,8 +8,8 @@ class TcpLimits:
     """What the TCP listener and each of its connections may use."""
 
     max_connections: int = 10_000
-    """About 70 KiB each when idle, half of it the read buffer: bounds the process near 700 MB. Lower
-    it where memory is scarce."""
+    """About 70 KiB each when idle, half of it the read buffer: bounds the process near 700 MB.
+    Lower it where memory is scarce."""
     max_half_open: int = 1_000
     """TLS handshakes that are not complete; each costs about 1 ms of CPU."""
     max_connections_per_source: int = 256
