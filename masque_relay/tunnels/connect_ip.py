@@ -193,8 +193,11 @@ class ConnectIpSession:
         wanted_protocol, mtu_bytes = self._protocol, self._parts.egress.mtu_bytes
         packets: list[bytes] = []
         size = 0
+        # A batch is mostly one flow: what was decided for the packet before need not be again.
+        last_version = last_source = last_destination = last_protocol = last_port = -1
         for payload in payloads:
-            packet = payload[1:] if payload[:1] == IP_PACKET_CONTEXT else self._respelt(payload)
+            in_context_0 = payload and not payload[0]
+            packet = payload[1:] if in_context_0 else self._respelt(payload)
             if packet is None:
                 continue
             facts = read_packet(packet)
@@ -202,15 +205,25 @@ class ConnectIpSession:
                 self._ip_counters.uplink_malformed += 1
                 continue
             version, source, destination, protocol, port, hop_limit = facts
-            if (
+            is_same_flow = (
+                port == last_port
+                and destination == last_destination
+                and source == last_source
+                and protocol == last_protocol
+                and version == last_version
+            )
+            if not is_same_flow and not (
                 source in (ipv4 if version == 4 else ipv6)
                 and has_route(version, destination)
                 and admits(version, destination, protocol, port)
                 and (wanted_protocol is None or protocol in (wanted_protocol, _ICMP[version]))
-                and hop_limit
-                and len(packet) <= mtu_bytes
                 and not (protocol == _ICMP[version] and takes(version, destination))
             ):
+                self._not_forwarded(packet, facts)
+                continue
+            last_version, last_source, last_destination = version, source, destination
+            last_protocol, last_port = protocol, port
+            if hop_limit and len(packet) <= mtu_bytes:
                 packets.append(packet)
                 size += len(packet)
             else:
@@ -244,6 +257,7 @@ class ConnectIpSession:
         limit_bytes = carrier.max_payload_bytes - len(IP_PACKET_CONTEXT)
         has_route, wanted_protocol = self._routes.has, self._protocol
         forwarded: list[bytes] = []
+        last_version = last_source = last_protocol = -1
         for packet in packets:
             facts = read_packet(packet)
             if facts is None:
@@ -251,12 +265,14 @@ class ConnectIpSession:
                 continue
             version, source, _, protocol, _, _ = facts
             # Section 7.2.1: ICMP may come from anywhere, also from outside the scope.
-            if protocol != _ICMP[version] and (
-                not has_route(version, source)
-                or (wanted_protocol is not None and protocol != wanted_protocol)
-            ):
-                self._ip_counters.downlink_out_of_scope += 1
-                continue
+            if source != last_source or protocol != last_protocol or version != last_version:
+                if protocol != _ICMP[version] and (
+                    not has_route(version, source)
+                    or (wanted_protocol is not None and protocol != wanted_protocol)
+                ):
+                    self._ip_counters.downlink_out_of_scope += 1
+                    continue
+                last_version, last_source, last_protocol = version, source, protocol
             # Section 7.2: the hop count goes down right before a packet enters the tunnel.
             shortened = decrement_hop_limit(packet)
             if shortened is None:
