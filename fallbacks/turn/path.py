@@ -58,6 +58,19 @@ class ClientPath(Protocol):
         """
         ...
 
+    @property
+    def other_address(self) -> Endpoint | None:
+        """An address and port of ours that both differ from ``server`` (RFC 5780); None without."""
+        ...
+
+    def sibling(self, *, change_ip: bool, change_port: bool) -> "ClientPath":
+        """Return a path to the same client from another socket of ours; itself without one."""
+        ...
+
+    def to(self, client: Endpoint) -> "ClientPath":
+        """Return a path from the same socket to another address; itself on a connection."""
+        ...
+
     def keep(self) -> None:
         """An allocation begins on this path: deliver what comes by it to this very object."""
         ...

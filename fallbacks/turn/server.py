@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from ipaddress import IPv4Address
 from types import TracebackType
 from typing import Self
@@ -12,6 +12,7 @@ import structlog
 
 from fallbacks.turn.path import PathKind, TurnServices
 from fallbacks.turn.session import TurnSession
+from fallbacks.turn.shared_socket import SharedSocket
 from fallbacks.turn.stream import TurnStream, Wire
 from fallbacks.turn.stream_listener import StreamListener
 from fallbacks.turn.udp_listener import UdpListener
@@ -135,6 +136,27 @@ class TurnServer:
         listener = UdpListener(self.session, socket)
         self._udp.append(listener)
         return listener.local
+
+    def share_udp(self, socket: SharedSocket) -> None:
+        """Serve UDP clients on a socket that somebody else reads."""
+        listener = UdpListener(self.session, socket, is_shared=True)
+        self._udp.append(listener)
+        socket.share_with(listener)
+
+    def serve_discovery(self, sockets: Sequence[DatagramSocket]) -> None:
+        """Serve NAT behaviour discovery (RFC 5780) beside the first UDP listener.
+
+        Args:
+            sockets: with the other port, the other address, and both.
+        """
+        listeners = [UdpListener(self.session, one) for one in sockets]
+        self._udp += listeners
+        everyone = [self._udp[0], *listeners]
+        for one in everyone:
+            for other in everyone:
+                change_ip = one.local.address != other.local.address
+                change_port = one.local.port != other.local.port
+                one.siblings[change_ip, change_port] = other
 
     def serve_stream(self, listening: socket.socket, tls: ssl.SSLContext | None) -> Endpoint:
         """Serve clients on a listening TCP socket, which is ours from now on; return its address.

@@ -14,6 +14,7 @@ from fallbacks.turn import replies
 from fallbacks.turn.allocate import Allocator
 from fallbacks.turn.allocation import Allocation, Relayed
 from fallbacks.turn.authentication import Challenge, LongTermMechanism, Presented
+from fallbacks.turn.behaviour import answer_binding
 from fallbacks.turn.budget import ReplyBudget
 from fallbacks.turn.data_path import DataPath
 from fallbacks.turn.denials import is_credential_reason
@@ -33,7 +34,6 @@ from fallbacks.turn.tcp_relay import TcpRelays, bind_connection
 from fallbacks.turn.wire.channel_data import is_channel_data
 from fallbacks.turn.wire.codepoints import Attribute, ErrorCode, MessageClass, Method
 from fallbacks.turn.wire.message import StunMessage, decode_message, unknown_required
-from fallbacks.turn.wire.values import encode_xor_address
 from masque_relay.contract.request import Method as RelayMethod
 from masque_relay.contract.verdict import Denial, EndReason
 from masque_relay.wire.errors import WireError
@@ -206,9 +206,8 @@ class TurnSession:
         if unknown:
             self.answer_stranger(path, replies.unknown_attributes(message, unknown))
             return
-        mapped = encode_xor_address(path.client, message.transaction_id)
-        attributes = [(int(Attribute.XOR_MAPPED_ADDRESS), mapped)]
-        self.answer_stranger(path, replies.success(message, attributes, key=None))
+        by_path, reply = answer_binding(path, message)
+        self.answer_stranger(by_path, reply)
 
     def _on_request(self, path: ClientPath, message: StunMessage) -> None:
         is_allocate = message.method == Method.ALLOCATE

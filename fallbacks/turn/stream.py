@@ -110,6 +110,21 @@ class TurnStream:
             self.wire.write(messages[0])
         return len(messages)
 
+    @property
+    def other_address(self) -> Endpoint | None:
+        """None: a connection is answered where it is (RFC 5780 section 6.1)."""
+        return None
+
+    def sibling(self, *, change_ip: bool, change_port: bool) -> "TurnStream":
+        """Return itself."""
+        del change_ip, change_port
+        return self
+
+    def to(self, client: Endpoint) -> "TurnStream":
+        """Return itself."""
+        del client
+        return self
+
     def keep(self) -> None:
         """Nothing to do: whatever comes by the connection comes to us."""
 

@@ -46,6 +46,21 @@ class UdpPath:
         """Send now; return how many the kernel took."""
         return self._listener.socket.send_batch(messages, self._source)
 
+    @property
+    def other_address(self) -> Endpoint | None:
+        """Where RFC 5780 finds the other address and port."""
+        sibling = self._listener.siblings.get((True, True))
+        return None if sibling is None else sibling.local
+
+    def sibling(self, *, change_ip: bool, change_port: bool) -> "UdpPath":
+        """Return the same client on another of our sockets."""
+        listener = self._listener.siblings.get((change_ip, change_port))
+        return self if listener is None else UdpPath(listener, self._source)
+
+    def to(self, client: Endpoint) -> "UdpPath":
+        """Return another client on this socket."""
+        return UdpPath(self._listener, (str(client.address), client.port))
+
     def keep(self) -> None:
         """Deliver what comes from this address to this object."""
         self._listener.paths[self._source] = self
@@ -65,15 +80,39 @@ class UdpListener:
     Attributes:
         socket: where clients send to.
         paths: clients with an allocation, by source.
+        siblings: our sockets with another address, port or both, by what changes (RFC 5780).
     """
 
-    def __init__(self, session: TurnSession, socket: DatagramSocket) -> None:
-        """Take over a bound socket and start to read it, in the running loop."""
+    def __init__(
+        self, session: TurnSession, socket: DatagramSocket, *, is_shared: bool = False
+    ) -> None:
+        """Take over a bound socket and start to read it, in the running loop.
+
+        Args:
+            session: gets what is read.
+            socket: bound.
+            is_shared: somebody else reads and closes it, and calls :meth:`take`.
+        """
         self.socket = socket
         self.paths: dict[Source, UdpPath] = {}
+        self.siblings: dict[tuple[bool, bool], UdpListener] = {}
         self._session = session
         self._local = socket.local
-        asyncio.get_running_loop().add_reader(socket.fileno(), self._on_readable)
+        self._is_shared = is_shared
+        if not is_shared:
+            asyncio.get_running_loop().add_reader(socket.fileno(), self._on_readable)
+
+    def knows(self, source: Source) -> bool:
+        """Return whether a client with an allocation sends from there."""
+        return source in self.paths
+
+    def take(self, source: Source, datagrams: Sequence[bytes]) -> None:
+        """Take datagrams of one client."""
+        path = self.paths.get(source)
+        if path is not None:
+            self._session.on_batch(path, datagrams)
+        else:
+            self._on_strangers(source, datagrams)
 
     @property
     def local(self) -> Endpoint:
@@ -83,19 +122,14 @@ class UdpListener:
     def close(self) -> None:
         """Read no more. Idempotent."""
         descriptor = self.socket.fileno()
-        if descriptor >= 0:
+        if descriptor >= 0 and not self._is_shared:
             asyncio.get_running_loop().remove_reader(descriptor)
             self.socket.close()
 
     def _on_readable(self) -> None:
-        session, paths = self._session, self.paths
-        limit = session.services.settings.limits.receive_batch_count
+        limit = self._session.services.settings.limits.receive_batch_count
         for batch in self.socket.receive_batches(limit):
-            path = paths.get(batch.source)
-            if path is not None:
-                session.on_batch(path, batch.payloads)
-            else:
-                self._on_strangers(batch.source, batch.payloads)
+            self.take(batch.source, batch.payloads)
 
     def _on_strangers(self, source: Source, payloads: Sequence[bytes]) -> None:
         path = UdpPath(self, source)

@@ -53,7 +53,7 @@ from masque_relay.server.material import Material
 from masque_relay.server.mesh import Mesh, open_mesh
 from masque_relay.server.mesh_ways import mesh_applications, mesh_routes
 from masque_relay.server.surroundings import Listeners, Surroundings, WorkerShare
-from masque_relay.server.turn import open_turn
+from masque_relay.server.turn import SharingFactory, open_turn
 from masque_relay.server.upstream import open_chain
 from masque_relay.wire.connect_tcp import DataCapsuleTypes
 
@@ -196,11 +196,15 @@ async def open_parts(
         H3_ALPN: front_end.application_factory,
         **mesh_applications(mesh, config.ghostwire),
     }
-    endpoint = QuicEndpoint(
-        endpoint_settings(config, material, certificates, applications=applications, share=share),
-        socket_factory=partial(
+    bind_h3 = SharingFactory(
+        partial(
             listeners.datagram, "listen.h3", limits=config.listen.socket, counters=counters.flow
         ),
+        shares=config.turn.on_h3_port,
+    )
+    endpoint = QuicEndpoint(
+        endpoint_settings(config, material, certificates, applications=applications, share=share),
+        socket_factory=bind_h3,
         clock=clock,
         counters=counters.quic,
     )
@@ -226,6 +230,7 @@ async def open_parts(
         config,
         tls=material.turn_tls,
         tcp_front=tcp_front,
+        shared=bind_h3.shared,
         gate=gate,
         clock=clock,
         counters=counters.turn,

@@ -2,13 +2,14 @@
 
 import asyncio
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from functools import partial
 
 from fallbacks.turn.path import RelayAddress, TurnServices, TurnSettings
 from fallbacks.turn.server import PendingRequests, Readers, TurnServer
+from fallbacks.turn.shared_socket import SharedSocket
 from fallbacks.turn.stream import TurnStream
 from masque_relay.config import RelayConfig
 from masque_relay.config.turn import TurnSection
@@ -16,7 +17,7 @@ from masque_relay.contract.address import Endpoint, IPAddress
 from masque_relay.contract.counters import FlowCounters, TunnelCounters, TurnCounters
 from masque_relay.contract.errors import ConfigError, Problem
 from masque_relay.contract.flow import FlowError
-from masque_relay.contract.ports import Clock
+from masque_relay.contract.ports import Clock, DatagramSocket, DatagramSocketFactory
 from masque_relay.control.gate import RelayGate
 from masque_relay.dataplane.offload import RECEIVE_BYTES
 from masque_relay.dataplane.own_address import is_own_public
@@ -28,12 +29,38 @@ from masque_relay.server.material import ALPN_TURN
 from masque_relay.server.surroundings import Listeners
 
 
+class SharingFactory:
+    """A DatagramSocketFactory for the QUIC endpoint whose sockets TURN may share.
+
+    Attributes:
+        shared: those that were bound, where sharing is switched on.
+    """
+
+    def __init__(self, bind: DatagramSocketFactory, *, shares: bool) -> None:
+        self.shared: list[SharedSocket] = []
+        self._bind = bind
+        self._shares = shares
+
+    def __call__(self, endpoint: Endpoint) -> DatagramSocket:
+        """Bind a socket.
+
+        Raises:
+            FlowError: the address is taken or not ours.
+        """
+        bound = self._bind(endpoint)
+        if not self._shares:
+            return bound
+        self.shared.append(SharedSocket(bound))
+        return self.shared[-1]
+
+
 async def open_turn(  # noqa: PLR0913 (all by keyword, from one place)
     stack: AsyncExitStack,
     config: RelayConfig,
     *,
     tls: ssl.SSLContext | None,
     tcp_front: TcpFront | None,
+    shared: Sequence[SharedSocket],
     gate: RelayGate,
     clock: Clock,
     counters: TurnCounters,
@@ -75,6 +102,7 @@ async def open_turn(  # noqa: PLR0913 (all by keyword, from one place)
             server.serve_udp(listeners.datagram(name, address, config.listen.socket, flows))
         except FlowError as error:
             raise _cannot_listen(name, address, error.detail) from error
+    _open_discovery(server, section, listeners, flows, config)
     for key, addresses, context in (("tcp", section.tcp, None), ("tls", section.tls, tls)):
         for index, address in enumerate(addresses):
             name = f"turn.{key}[{index}]"
@@ -83,9 +111,43 @@ async def open_turn(  # noqa: PLR0913 (all by keyword, from one place)
             except OSError as error:
                 detail = error.strerror or str(error)
                 raise _cannot_listen(name, address, detail) from error
+    for socket in shared:
+        server.share_udp(socket)
     if section.on_https_port and tcp_front is not None:
         tcp_front.serve_alpn(ALPN_TURN, partial(_begin_on_https, server))
     return server
+
+
+def _open_discovery(
+    server: TurnServer,
+    section: TurnSection,
+    listeners: Listeners,
+    flows: FlowCounters,
+    config: RelayConfig,
+) -> None:
+    """Open the three further sockets of RFC 5780, where a second address is configured.
+
+    Raises:
+        ConfigError: an address can't be used.
+    """
+    other = section.other_address
+    if other is None:
+        return
+    first = section.udp[0]
+    opened: list[DatagramSocket] = []
+    for index, address in enumerate(
+        (
+            Endpoint(address=first.address, port=other.port),
+            Endpoint(address=other.address, port=first.port),
+            other,
+        )
+    ):
+        name = f"turn.other_address[{index}]"
+        try:
+            opened.append(listeners.datagram(name, address, config.listen.socket, flows))
+        except FlowError as error:
+            raise _cannot_listen("turn.other_address", address, error.detail) from error
+    server.serve_discovery(opened)
 
 
 def apply_turn(server: TurnServer, section: TurnSection, tls: ssl.SSLContext | None) -> None:

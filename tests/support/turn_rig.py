@@ -164,6 +164,8 @@ class FakePath:
         self.splice: Splice | None = None
         self.is_reading = True
         self.written = b""
+        self.siblings: dict[tuple[bool, bool], FakePath] = {}
+        self.redirected: FakePath | None = None
 
     def send(self, message: bytes) -> None:
         self.sent.append(message)
@@ -182,6 +184,18 @@ class FakePath:
 
     def close(self) -> None:
         self.is_closed = True
+
+    @property
+    def other_address(self) -> Endpoint | None:
+        other = self.siblings.get((True, True))
+        return None if other is None else other.server
+
+    def sibling(self, *, change_ip: bool, change_port: bool) -> "FakePath":
+        return self.siblings.get((change_ip, change_port), self)
+
+    def to(self, client: Endpoint) -> "FakePath":
+        self.redirected = FakePath(client)
+        return self.redirected
 
     def begin_splice(self, splice: Splice) -> None:
         self.splice = splice
