@@ -30,6 +30,7 @@ TITLES = {
     "RFC 9297": "HTTP Datagrams and the capsule protocol",
     "RFC 9298": "CONNECT-UDP",
     "RFC 9484": "CONNECT-IP",
+    "connect-tcp-18": "TCP tunnels (draft-ietf-httpbis-connect-tcp)",
     "connect-udp-listen-15": "bound UDP (draft-ietf-masque-connect-udp-listen)",
     "RFC 9931": "optimistic data and HTTP/1.1 Upgrade",
 }
