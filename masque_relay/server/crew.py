@@ -252,6 +252,9 @@ class Crew:
             self.is_stopping = True  # nobody has been served yet: the relay gives up
         for worker in started:
             worker.kill()
+        while any(map(self._is_here, started)):
+            self._changed.clear()
+            await self._changed.wait()
         problems = next((worker.problems for worker in started if worker.problems), ())
         raise ConfigError(
             [Problem(detail=problem) for problem in problems]

@@ -29,7 +29,7 @@ from tests.support.h3_client import WAIT_S, H3Client
 from tests.support.managed_relay import ManagedRelay, managed_relay
 from tests.support.processes import GHOSTCTL, wait_until
 
-PACE_S = 0.01
+PACE_S = 0.02
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ class Visitors:
             writer.close()
             with suppress(OSError):  # a reset of a connection that we have left
                 await writer.wait_closed()
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.2)
 
 
 async def restart(relay: ManagedRelay) -> dict[str, object]:
@@ -132,7 +132,7 @@ async def test_no_datagram_is_lost_and_newcomers_meet_the_new_generation(
             visitors.stopped.set()
         for client, stream in zip(old, streams, strict=True):
             await stream.complete()
-            assert len(stream.sent) > 50
+            assert len(stream.sent) > 30
             assert stream.surplus_count == 0
             assert client.goaway is not None
         assert visitors.count > 5
