@@ -315,7 +315,7 @@ class WebSocketStream:
         data = message.get("bytes")
         if data is None:
             data = message.get("text")
-        if not isinstance(data, bytes | bytearray | memoryview | str):
+        if not isinstance(data, bytes | bytearray | str):
             raise ValueError("websocket.send has neither bytes nor text")
         session.send(data if isinstance(data, str) else bytes(data))
         await self._room.wait()

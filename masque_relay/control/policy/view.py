@@ -7,7 +7,7 @@ method alone), and it never names what the identity's own rules do not.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from ipaddress import IPv4Network
 
 from masque_relay.contract.address import IPAddress
 from masque_relay.contract.policy_view import ReachRule
@@ -160,11 +160,16 @@ def _without(network: IPNetwork, holes: Sequence[IPNetwork]) -> list[IPNetwork]:
 
 def _punched(network: IPNetwork, hole: IPNetwork) -> list[IPNetwork]:
     """Return a network without a part of it; both are of one family."""
-    halves = cast("list[IPNetwork]", list(network.subnets()))  # of its own family
     rest: list[IPNetwork] = []
-    for half in halves:
+    for half in _halves(network):
         if contains(half, hole):
             rest += [] if half == hole else _punched(half, hole)
         else:
             rest.append(half)
     return rest
+
+
+def _halves(network: IPNetwork) -> list[IPNetwork]:
+    if isinstance(network, IPv4Network):  # for the type checkers: two methods of one name
+        return list(network.subnets())
+    return list(network.subnets())
