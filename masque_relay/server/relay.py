@@ -214,6 +214,7 @@ class Relay:
             "connections": parts.counters.quic.connections_open,
             "connections_fast_path": parts.counters.quic.connections_fast,
             "tcp_connections": parts.counters.tcp.connections_open,
+            "ip_addresses": parts.counters.ip.addresses_assigned,
             "policy": parts.gate.policy.digest,
             "audit_records_lost": parts.audit.lost_count,
             "restart_needed": list(self._restart_needed),

@@ -116,6 +116,7 @@ def needs_restart(running: RelayConfig, wanted: RelayConfig) -> tuple[str, ...]:
         "workers": running.workers != wanted.workers,
         "listen": running.listen != wanted.listen,
         "connect_udp": running.connect_udp != wanted.connect_udp,
+        "connect_ip": running.connect_ip != wanted.connect_ip,
         "pvd": running.pvd != wanted.pvd,
         "dns": running.dns != wanted.dns,
         "turn": _turn_at_start(running) != _turn_at_start(wanted),
