@@ -45,6 +45,10 @@ class PeerTable:
     def __len__(self) -> int:
         return max(len(self._by_wire), len(self._by_source))
 
+    def knows(self, source: Source) -> bool:
+        """Whether a socket's address leads to a peer without further ado."""
+        return source in self._by_source
+
     def of_wire(self, wire: bytes) -> BindPeer | None:
         """Return the peer of a wire form; None when it can't be reached."""
         return self._by_wire.get(wire) or self._meet(wire)
@@ -54,11 +58,11 @@ class PeerTable:
         peer = self._by_source.get(source)
         if peer is not None:
             return peer
-        host, port = source
-        if "%" in host:
-            return None  # a link-local address means something on this host only
+        endpoint = endpoint_of(source)
+        if endpoint is None:
+            return None
         # The kernel and we may spell an address differently: the wire form is what counts.
-        peer = self.of_wire(encode_peer(ip_address(host), port))
+        peer = self.of_wire(encode_peer(endpoint.address, endpoint.port))
         if peer is not None:
             self._keep(self._by_source, source, peer)
         return peer
@@ -78,3 +82,11 @@ class PeerTable:
         if len(table) >= self._max_peers:
             del table[next(iter(table))]
         table[key] = peer
+
+
+def endpoint_of(source: Source) -> Endpoint | None:
+    """Return the endpoint that a socket names; None for one that no datagram can name."""
+    host, port = source
+    if "%" in host:
+        return None  # a link-local address means something on this host only
+    return Endpoint(address=ip_address(host), port=port)

@@ -21,13 +21,14 @@ from masque_relay.contract.lease import Lease
 from masque_relay.contract.ports import BoundUdpFlow, Clock, ReceivedBatch
 from masque_relay.contract.tunnel import Carrier
 from masque_relay.contract.verdict import EndReason
-from masque_relay.tunnels.bind_peers import BindPeer, PeerTable
+from masque_relay.tunnels.bind_peers import BindPeer, PeerTable, endpoint_of
 from masque_relay.tunnels.context_table import ContextLimits, ContextTable
 from masque_relay.tunnels.peer_policy import PeerPolicy
 from masque_relay.tunnels.session import CLEAN_ENDS, admit_batch
 from masque_relay.wire.connect_udp import MAX_UDP_PAYLOAD_BYTES, UDP_PAYLOAD_CONTEXT
 from masque_relay.wire.connect_udp_bind import (
     BIND_CAPSULE_TYPES,
+    encode_peer,
     peer_end,
 )
 from masque_relay.wire.varint import peek_varint
@@ -265,11 +266,38 @@ class BoundUdpSession:
             carrier = self._carrier
             if carrier is None:
                 return
+            if not self._peers.knows(batch.source) and not self._may_meet(batch):
+                continue
             peer = self._peers.of_source(batch.source)
             if peer is None:
                 self._bind_counters.unreachable_dropped += len(batch.payloads)
                 continue
             self._receive(carrier, peer, batch.payloads)
+
+    def _may_meet(self, batch: ReceivedBatch) -> bool:
+        """Whether a new source is worth a record; else its datagrams are dropped and counted.
+
+        Sources can be forged: nothing costly may be done for one before the policy, which is asked
+        at a bounded rate, has admitted it.
+        """
+        endpoint = endpoint_of(batch.source)
+        count = len(batch.payloads)
+        if endpoint is None:
+            self._bind_counters.unreachable_dropped += count
+            return False
+        wire = encode_peer(endpoint.address, endpoint.port)
+        if wire in self.contexts.by_peer or (self._target and wire == self._target.wire):
+            return True
+        if self.contexts.uncompressed is None:
+            self._bind_counters.unregistered_dropped += count
+        elif not self._may_send_in(endpoint.address):
+            self._bind_counters.uncontacted_dropped += count
+        else:
+            admitted = self._policy.admits(endpoint.address, endpoint.port, unsolicited=True)
+            if admitted:
+                return True
+            self._count_refused(count, asked=admitted is not None)
+        return False
 
     def _receive(self, carrier: Carrier, peer: BindPeer, payloads: Sequence[bytes]) -> None:
         context = self.contexts.by_peer.get(peer.wire)
@@ -361,14 +389,19 @@ class BoundUdpSession:
 
     def _refuse(self, peer: BindPeer, count: int, *, asked: bool) -> None:
         """Count what the policy refuses; a context for such a peer is closed (section 3.3)."""
+        self._count_refused(count, asked=asked)
         if not asked:
-            self._bind_counters.unasked_dropped += count
             return
-        self.denied_count += count
-        self._bind_counters.denied_dropped += count
         context = self.contexts.by_peer.get(peer.wire)
         if context is not None:
             self.contexts.close(context)
+
+    def _count_refused(self, count: int, *, asked: bool) -> None:
+        if asked:
+            self.denied_count += count
+            self._bind_counters.denied_dropped += count
+        else:
+            self._bind_counters.unasked_dropped += count
 
 
 def _end_stream(carrier: Carrier, reason: EndReason) -> None:

@@ -386,6 +386,15 @@ class TestLimits:
         assert tunnel.carrier.aborted == [EndReason.PROTOCOL_ERROR]
         assert tunnel.flow.is_closed
 
+    def test_forged_sources_cost_no_record_before_the_policy_admits_them(self) -> None:
+        tunnel = Tunnel()
+        tunnel.may_ask = False
+        for port in range(1, 100):
+            tunnel.receive((ONE[0], port), b"flood")
+        assert len(tunnel.session._peers) == 0
+        assert tunnel.bind.unasked_dropped == 99
+        assert tunnel.carrier.datagrams == []
+
     def test_peers_are_remembered_up_to_a_limit(self) -> None:
         tunnel = Tunnel(limits=BindLimits(peers=8))
         for port in range(1, 100):
