@@ -70,6 +70,9 @@ bench-peers: setup ## compare with other relays (BENCH_ARGS=--rounds 5)
 bench-peers-smoke: ## the same in a minute: shows that it works
 	$(MAKE) --no-print-directory bench-peers BENCH_ARGS=--smoke
 
+accelerator: setup ## compile the optional accelerator (needs Rust; the relay works without)
+	$(BIN)/python -m masque_relay.quic.accelerator.build
+
 demo: setup ## a relay and a client here, with traffic through them
 	$(BIN)/ghostctl demo
 

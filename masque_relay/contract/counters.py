@@ -48,6 +48,8 @@ class QuicCounters:
     """Pushed out of the bounded send queue, oldest first."""
     connections_fast: int = 0
     """A gauge: handshake complete, and the fast path takes their packets of datagrams."""
+    connections_accelerated: int = 0
+    """A gauge: those of them whose packets the compiled accelerator opens and seals."""
     packets_received_fast: int = 0
     """UDP datagrams of connections that the fast path handled; the others went through aioquic."""
     packets_received_slow: int = 0

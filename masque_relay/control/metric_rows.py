@@ -91,6 +91,12 @@ _RELAY_ROWS: tuple[MetricRow, ...] = (
         "quic_connections_fast_path",
         "QUIC connections that use the fast path for datagrams.",
     ),
+    _gauge(
+        "quic",
+        "connections_accelerated",
+        "quic_connections_accelerated",
+        "QUIC connections whose datagrams go through the compiled accelerator.",
+    ),
     _row("quic", "refused_total", "quic_refused", _REFUSED, cap="total"),
     _row("quic", "refused_half_open", "quic_refused", _REFUSED, cap="half_open"),
     _row("quic", "refused_per_source", "quic_refused", _REFUSED, cap="per_source"),

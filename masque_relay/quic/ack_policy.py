@@ -29,6 +29,11 @@ class AckPolicyConnection(HardenedQuicConnection):
         """Whether packets of datagrams are handled in batches; asked once there are 1-RTT keys."""
         return False
 
+    @property
+    def uses_accelerator(self) -> bool:
+        """Whether they go through compiled code; asked once there are 1-RTT keys."""
+        return False
+
     def _ack_wants_ping(self, space: QuicPacketSpace) -> bool:
         """Whether a PING should go with the next ACK. Nothing else is in flight to be answered."""
         return (

@@ -181,11 +181,6 @@ class QuicAdapter:
         return self._connection.host_connection_ids
 
     @property
-    def is_handshake_complete(self) -> bool:
-        """Whether the application exists."""
-        return self._alpn != ""
-
-    @property
     def is_closing(self) -> bool:
         """The connection is over, but its IDs must be routed here until it is terminated."""
         return self._connection.is_over and not self._connection.is_terminated
@@ -226,6 +221,11 @@ class QuicAdapter:
     def uses_fast_path(self) -> bool:
         """Whether datagrams go past aioquic; asked once the handshake is complete."""
         return self._connection.uses_fast_path
+
+    @property
+    def uses_accelerator(self) -> bool:
+        """Whether their packets go through compiled code; asked as above."""
+        return self._connection.uses_accelerator
 
     @property
     def application(self) -> QuicApplication | None:

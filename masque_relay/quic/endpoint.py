@@ -203,8 +203,7 @@ class QuicEndpoint(AdapterOwner):
             return
         connection.handshake_due_s = None
         self._counters.handshakes_completed += 1
-        connection.is_fast = adapter.uses_fast_path
-        self._counters.connections_fast += connection.is_fast
+        connection.count_way(self._counters)
         if connection.key is not None:
             self._admission.established()
         if connection.waiter is not None and not connection.waiter.done():
@@ -450,7 +449,7 @@ class QuicEndpoint(AdapterOwner):
         if not self._table.remove(connection):
             return
         self._counters.connections_closed += 1
-        self._counters.connections_fast -= connection.is_fast
+        connection.uncount_way(self._counters)
         self._deadlines.cancel(connection)
         if connection.key is not None:
             self._admission.closed(connection.key, half_open=connection.handshake_due_s is not None)

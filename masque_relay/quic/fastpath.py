@@ -6,7 +6,9 @@ import logging
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnection
 
+from masque_relay.quic.accelerator import is_compiled
 from masque_relay.quic.ack_policy import AckPolicyConnection
+from masque_relay.quic.fastpath_native import AcceleratedConnection
 from masque_relay.quic.fastpath_private import missing_names
 from masque_relay.quic.fastpath_send import FastSendConnection
 from masque_relay.quic.limits import FastPath, QuicLimits
@@ -26,6 +28,8 @@ def connection_class(
         return AckPolicyConnection
     if limits.fast_path is FastPath.AUTO and not _is_aioquic_as_expected():
         return AckPolicyConnection
+    if limits.accelerator and is_compiled():
+        return AcceleratedConnection
     return FastSendConnection
 
 

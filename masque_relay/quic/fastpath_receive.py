@@ -192,7 +192,7 @@ class FastReceiveConnection(AckPolicyConnection):
             if start:
                 add_event(plain[start:])  # type: ignore[arg-type] # take_events tells them apart
             else:
-                found = _read_frames(plain, self._packet_number)
+                found = read_frames(plain, self._packet_number)
                 if found is None:
                     break
                 frames, is_run_eliciting, is_mixed = found
@@ -216,13 +216,17 @@ class FastReceiveConnection(AckPolicyConnection):
             index = len(packets)
         space.expected_packet_number = expected
         if spin_byte >= 0:
-            self._spin_highest_pn = spin_number
-            # RFC 9000 section 17.4: a server reflects, a client inverts.
-            self._spin_bit = bool(spin_byte & _SPIN_BIT) != self._is_client
+            self._reflect_spin(spin_number, spin_byte)
         if last >= first:
             self._record_run(space, first, last, now, is_eliciting=is_eliciting)
         self._counters.packets_received_fast += opened
         return index
+
+    def _reflect_spin(self, number: int, first_byte: int) -> None:
+        """Take the spin bit of the packet with the highest number."""
+        self._spin_highest_pn = number
+        # RFC 9000 section 17.4: a server reflects, a client inverts.
+        self._spin_bit = bool(first_byte & _SPIN_BIT) != self._is_client
 
     def _record_run(
         self, space: "QuicPacketSpace", first: int, last: int, now: float, *, is_eliciting: bool
@@ -279,7 +283,7 @@ class FastReceiveConnection(AckPolicyConnection):
                 self._is_stirred = True
 
 
-def _read_frames(plain: bytes, next_packet_number: int) -> tuple[_Frames, bool, bool] | None:
+def read_frames(plain: bytes, next_packet_number: int) -> tuple[_Frames, bool, bool] | None:
     """Return what a packet holds; None: it is aioquic's.
 
     Beside it: whether the packet is ack-eliciting, and whether it holds anything but DATAGRAM

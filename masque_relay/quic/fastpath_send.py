@@ -11,7 +11,7 @@ during which nobody else runs, and what is sent is in recovery's table before th
 
 from collections.abc import Sequence
 from struct import Struct
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from aioquic import tls
 from aioquic.quic.connection import QuicConnectionState
@@ -21,7 +21,11 @@ from aioquic.quic.packet_builder import QuicSentPacket
 from masque_relay.quic import aioquic_private, fastpath_private
 from masque_relay.quic.aioquic_private import Buffer
 from masque_relay.quic.congestion import RelayReno
-from masque_relay.quic.datagrams import PACKET_OVERHEAD_BYTES, STREAM_TURN_PACKETS
+from masque_relay.quic.datagrams import (
+    DATAGRAM_FRAME_OVERHEAD_BYTES,
+    PACKET_OVERHEAD_BYTES,
+    STREAM_TURN_PACKETS,
+)
 from masque_relay.quic.fastpath_receive import FastReceiveConnection
 from masque_relay.quic.outgoing import Run
 
@@ -232,7 +236,7 @@ class FastSendConnection(FastReceiveConnection):
         )
         return buffer.data
 
-    def _plan_packets(  # noqa: C901, PLR0915 - the hot loop: a call costs as much as a line
+    def _plan_packets(  # noqa: C901, PLR0912, PLR0915 - the hot loop: a call costs as much as a line
         self, ack: bytes, now: float, *, is_ack_paced: bool
     ) -> list[bytes]:
         """Take datagrams off the queue, as many as may go; return what the packets hold.
@@ -258,7 +262,22 @@ class FastSendConnection(FastReceiveConnection):
                 break
             if pending and number >= self._next_stream_turn:
                 self._next_stream_turn = number + STREAM_TURN_PACKETS
-            room_bytes = min(packet_bytes, flight_bytes - overhead_bytes) - len(ack)
+            room_bytes = min(packet_bytes, flight_bytes - overhead_bytes)
+            size = 0 if ack else len(pending[0])
+            rest_bytes = room_bytes - size - DATAGRAM_FRAME_OVERHEAD_BYTES
+            if (
+                size >= _ONE_BYTE_VARINT_END
+                and rest_bytes >= 0
+                and (len(pending) == 1 or len(pending[1]) > rest_bytes)
+            ):
+                # It has a packet to itself, as nearly every datagram of a bulk flow.
+                plains.append(b"\x31%b%b" % ((size | 0x4000).to_bytes(2, "big"), pending.popleft()))
+                flight_bytes -= overhead_bytes + DATAGRAM_FRAME_OVERHEAD_BYTES + size
+                number += 1
+                if packet_time is not None:
+                    bucket = 0.0 if bucket < packet_time else bucket - packet_time
+                continue
+            room_bytes -= len(ack)
             pieces: list[bytes] = [ack] if ack else []
             while pending:
                 data = pending[0]
@@ -322,16 +341,7 @@ class FastSendConnection(FastReceiveConnection):
         self._pacing_at = None
         self._is_pacer_due = packet_time is not None and bucket <= 0
         self._datagrams_pending.popleft()
-        crypto = self._crypto
-        seal, iv = fastpath_private.sealer(crypto.send)
-        first_byte = (
-            _FIXED_BIT | self._spin_bit << 5 | crypto.recv.key_phase << 2 | _TWO_BYTE_PACKET_NUMBER
-        )
-        pack = _HEADERS[len(cid)].pack
-        short = number & 0xFFFF
-        sealed = seal((iv ^ number).to_bytes(12, "big"), plain, pack(first_byte, cid, short))
-        mask = make_masks(sealed[_SAMPLE_AT:_SAMPLE_END])
-        masked = short ^ (mask[1] << 8 | mask[2])
+        (packet,) = self._seal_packets([plain], make_masks)
         self._packet_number = number + 1
         self._counters.packets_sent_fast += 1
         self._network_paths[0].bytes_sent += packet_bytes
@@ -341,18 +351,21 @@ class FastSendConnection(FastReceiveConnection):
         controller.bytes_in_flight += packet_bytes
         space.ack_eliciting_in_flight += 1
         self._note_eliciting_sent(now)
-        return pack(first_byte ^ (mask[0] & 0x1F), cid, masked) + sealed
+        return packet
+
+    def _first_byte(self) -> int:
+        """Return the first byte of the next packets, unprotected."""
+        # No key update is under way: both directions are in the same phase.
+        phase_bit = self._crypto.recv.key_phase << 2
+        return _FIXED_BIT | self._spin_bit << 5 | phase_bit | _TWO_BYTE_PACKET_NUMBER
 
     def _seal_packets(
-        self, plains: Sequence[bytes], make_masks: "fastpath_private.MaskMaker"
+        self, plains: list[bytes], make_masks: "fastpath_private.MaskMaker"
     ) -> list[bytes]:
         """Encrypt packets with consecutive numbers, then protect their headers (RFC 9001 5.4)."""
-        crypto = self._crypto
-        seal, iv = fastpath_private.sealer(crypto.send)
+        seal, iv = fastpath_private.sealer(self._crypto.send)
         cid = self._peer_cid.cid
-        first_byte = (
-            _FIXED_BIT | self._spin_bit << 5 | crypto.key_phase << 2 | _TWO_BYTE_PACKET_NUMBER
-        )
+        first_byte = self._first_byte()
         pack = _HEADERS[len(cid)].pack
         number = self._packet_number
         sealed: list[bytes] = []
@@ -380,27 +393,31 @@ class FastSendConnection(FastReceiveConnection):
         path = self._network_paths[0]
         sent = space.sent_packets
         controller = aioquic_private.congestion_control(self._loss)
-        flight_bytes = eliciting_count = 0
-        for packet in packets:
-            size = len(packet)
-            path.bytes_sent += size
-            record: QuicSentPacket
-            if has_ack:
-                record = self._ack_record(space, number, size, now, is_only_ack=is_only_ack)
-                has_ack = False
-            else:
-                record = cast("QuicSentPacket", DatagramsSent(number, size, now))
+        total_bytes = flight_bytes = sum(map(len, packets))
+        eliciting_count = len(packets)
+        burst = packets
+        if has_ack and packets:
+            size = len(packets[0])
+            record = self._ack_record(space, number, size, now, is_only_ack=is_only_ack)
             sent[number] = record
             number += 1
-            if record.in_flight:
-                eliciting_count += 1
-                flight_bytes += size
-                if not isinstance(controller, RelayReno):
-                    controller.on_packet_sent(packet=record)
+            burst = packets[1:]
+            if is_only_ack:
+                eliciting_count -= 1
+                flight_bytes -= size
+            elif not isinstance(controller, RelayReno):
+                controller.on_packet_sent(packet=record)
+        for packet in burst:
+            sent[number] = DatagramsSent(number, len(packet), now)  # type: ignore[assignment] # see there
+            number += 1
+        path.bytes_sent += total_bytes
         if not eliciting_count:
             return
         if isinstance(controller, RelayReno):
             controller.bytes_in_flight += flight_bytes
+        else:
+            for number in range(self._packet_number - len(burst), self._packet_number):
+                controller.on_packet_sent(packet=sent[number])
         space.ack_eliciting_in_flight += eliciting_count
         self._note_eliciting_sent(now)
 

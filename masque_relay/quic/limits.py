@@ -86,6 +86,9 @@ class QuicLimits:
     fast_path: FastPath = FastPath.AUTO
     """Batches of datagrams at a fraction of the CPU; `off` helps to find out whether it is to blame
     for something. New connections only."""
+    accelerator: bool = True
+    """Let compiled code open and seal the packets of the fast path, where `make accelerator` has
+    been run; without it this changes nothing. New connections only."""
 
     def __post_init__(self) -> None:
         """Refuse packet sizes with which no connection could work.

@@ -6,6 +6,7 @@ many connections.
 
 import asyncio
 
+from masque_relay.contract.counters import QuicCounters
 from masque_relay.contract.ports import DatagramSocket
 from masque_relay.quic.adapter import QuicAdapter
 from masque_relay.quic.timers import Deadline
@@ -26,6 +27,8 @@ class Connection(Deadline):
     """What the endpoint keeps of one connection."""
 
     __slots__ = (
+        "_is_accelerated",
+        "_is_fast",
         "adapter",
         "answered",
         "arrival",
@@ -33,7 +36,6 @@ class Connection(Deadline):
         "handshake_due_s",
         "inbox",
         "initial_cid",
-        "is_fast",
         "key",
         "port",
         "source",
@@ -58,12 +60,24 @@ class Connection(Deadline):
         """What admission counts it by; None for a connection that we opened."""
         self.initial_cid: bytes | None = None
         """The Destination Connection ID of the Initial that began it (RFC 9000 section 7.2)."""
-        self.is_fast = False
-        """Counted as one that uses the fast path."""
+        self._is_fast = self._is_accelerated = False
+        """Counted as one that uses the fast path, and the accelerator."""
         self.answered = False
         """Something was sent: the first packet was more than noise."""
         self.waiter: asyncio.Future[None] | None = None
         """Whoever waits for a handshake that we began."""
+
+    def count_way(self, counters: QuicCounters) -> None:
+        """Count what its packets go through, which is known once the handshake is complete."""
+        self._is_fast = self.adapter.uses_fast_path
+        self._is_accelerated = self.adapter.uses_accelerator
+        counters.connections_fast += self._is_fast
+        counters.connections_accelerated += self._is_accelerated
+
+    def uncount_way(self, counters: QuicCounters) -> None:
+        """Count it no more."""
+        counters.connections_fast -= self._is_fast
+        counters.connections_accelerated -= self._is_accelerated
 
 
 class ConnectionTable:

@@ -213,6 +213,7 @@ class Relay:
             "requests": parts.front_end.request_count,
             "connections": parts.counters.quic.connections_open,
             "connections_fast_path": parts.counters.quic.connections_fast,
+            "connections_accelerated": parts.counters.quic.connections_accelerated,
             "tcp_connections": parts.counters.tcp.connections_open,
             "ip_addresses": parts.counters.ip.addresses_assigned,
             "policy": parts.gate.policy.digest,

@@ -16,6 +16,7 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.tls import CipherSuite, Epoch
 
 from masque_relay.quic.adapter import QuicAdapter
+from masque_relay.quic.fastpath_native import AcceleratedConnection
 from masque_relay.quic.limits import FastPath, QuicLimits
 from masque_relay.quic.outgoing import Address
 from tests.support.quic_pair import (
@@ -41,6 +42,10 @@ def force_keys(pair: Pair, cipher_suite: CipherSuite) -> None:
     for sender, receiver, byte in ((client, server, 1), (server, client, 2)):
         for context in (sender.send, receiver.recv):
             context.setup(cipher_suite=cipher_suite, secret=bytes([byte]) * size, version=1)
+    for end in (pair.client, pair.server):
+        connection = engine(end)
+        if isinstance(connection, AcceleratedConnection):
+            connection.take_first_keys()
 
 
 @dataclass

@@ -30,6 +30,7 @@ targets = ["127.0.0.1/32:*"]
 """
 
 MOVED_ELSEWHERE = {
+    "quic.connections_accelerated": "tests/unit/quic/test_table.py",
     "upstream.connected": "tests/integration/server/test_chain.py",
     "upstream.away": "tests/integration/server/test_chain.py",
     "upstream.tunnels_opened": "tests/integration/server/test_chain.py",

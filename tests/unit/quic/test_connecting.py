@@ -68,7 +68,7 @@ def test_the_first_flight_is_one_full_packet() -> None:
     ((packets, destination),) = adapter.packets_to_send(1.0)
     assert destination == SERVER
     assert [len(packet) for packet in packets] == [QuicLimits().initial_datagram_bytes]
-    assert not adapter.is_handshake_complete
+    assert not adapter.alpn
 
 
 def test_a_certificate_is_verified_unless_told_not_to() -> None:
@@ -80,8 +80,8 @@ def test_a_certificate_is_verified_unless_told_not_to() -> None:
             insecure_skip_verify=skip,
         )
 
-    assert not make_pair(client_settings=settings(skip=False)).client.is_handshake_complete
-    assert make_pair(client_settings=settings(skip=True)).client.is_handshake_complete
+    assert not make_pair(client_settings=settings(skip=False)).client.alpn
+    assert make_pair(client_settings=settings(skip=True)).client.alpn
 
 
 def test_aes_128_is_preferred() -> None:

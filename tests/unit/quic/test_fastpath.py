@@ -11,6 +11,7 @@ from aioquic.tls import CipherSuite
 from masque_relay.quic import fastpath
 from masque_relay.quic.ack_policy import AckPolicyConnection
 from masque_relay.quic.fastpath import connection_class
+from masque_relay.quic.fastpath_native import AcceleratedConnection
 from masque_relay.quic.fastpath_private import missing_names
 from masque_relay.quic.fastpath_send import FastSendConnection
 from masque_relay.quic.limits import FastPath, QuicLimits
@@ -30,7 +31,28 @@ CLIENT = QuicConfiguration(is_client=True)
     ],
 )
 def test_the_limits_choose(mode: FastPath, expected: type) -> None:
-    assert connection_class(QuicLimits(fast_path=mode), CLIENT) is expected
+    limits = QuicLimits(fast_path=mode, accelerator=False)
+    assert connection_class(limits, CLIENT) is expected
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_the_accelerator_is_used_where_it_is_there_and_wanted(
+    is_there: bool, is_wanted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fastpath, "is_compiled", lambda: is_there)
+    limits = QuicLimits(fast_path=FastPath.ON, accelerator=is_wanted)
+    expected = AcceleratedConnection if is_there and is_wanted else FastSendConnection
+    assert connection_class(limits, CLIENT) is expected
+
+
+@pytest.mark.parametrize("mode", [FastPath.OFF, FastPath.ON])
+def test_the_accelerator_never_goes_without_the_fast_path(
+    mode: FastPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fastpath, "is_compiled", lambda: True)
+    made = connection_class(QuicLimits(fast_path=mode), CLIENT)
+    assert (made is AcceleratedConnection) == (mode is FastPath.ON)
 
 
 @pytest.mark.parametrize("mode", FastPath)
@@ -57,6 +79,7 @@ def test_another_aioquic_turns_it_off_once_and_aloud(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(fastpath, "missing_names", lambda _: ["QuicConnection._gone"])
+    monkeypatch.setattr(fastpath, "is_compiled", lambda: False)
     fastpath._is_aioquic_as_expected.cache_clear()
     try:
         with caplog.at_level(logging.WARNING):

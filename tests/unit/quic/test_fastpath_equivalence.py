@@ -16,6 +16,8 @@ from masque_relay.quic.limits import FastPath
 from tests.support.quic_pair import SERVER
 from tests.support.quic_worlds import World, differences, engine
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 SIZES_BYTES = (0, 1, 20, 63, 64, 200, 1100, 1200, 1400, 1436, 1500)
 
 

@@ -7,6 +7,8 @@ from tests.support.quic_pair import SERVER, RecordingApplication
 from tests.support.quic_worlds import World, engine
 from tests.unit.quic.test_fastpath_equivalence import GOOD, Forger
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 
 @pytest.fixture
 def world() -> World:

@@ -10,6 +10,8 @@ from masque_relay.quic.limits import FastPath
 from tests.support.quic_worlds import World, differences, engine
 from tests.unit.quic.test_fastpath_equivalence import GOOD, Forger, Trace
 
+pytestmark = pytest.mark.usefixtures("implementation")
+
 
 @pytest.fixture
 def world() -> World:

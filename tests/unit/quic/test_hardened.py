@@ -202,8 +202,8 @@ class TestPathMtu:
         pair = make_pair(handshake=False)
         pair.to_server = pair.to_client = path_of(1_200)
         pair.wait(8.0, steps=400)
-        assert pair.client.is_handshake_complete
-        assert pair.server.is_handshake_complete
+        assert pair.client.alpn
+        assert pair.server.alpn
         assert pair.client.path_mtu_bytes == 1_200
 
     @pytest.mark.clause("RFC 9000", "14.3", "SHOULD", "notice a path that lost its size")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from masque_relay.contract.address import Endpoint
+from masque_relay.contract.counters import QuicCounters
 from masque_relay.contract.ports import ReceivedBatch
 from masque_relay.quic.adapter import QuicAdapter
 from masque_relay.quic.table import Connection, ConnectionTable, Port
@@ -30,6 +31,8 @@ class OnlyIds:
 
     def __init__(self, *connection_ids: bytes) -> None:
         self.connection_ids = connection_ids
+        self.uses_fast_path = True
+        self.uses_accelerator = True
 
 
 def make(*connection_ids: bytes, initial_cid: bytes | None = None) -> Connection:
@@ -79,3 +82,14 @@ def test_ids_of_a_connection_that_is_not_here_are_not_routed() -> None:
     table.issue(stranger.adapter, b"new")
     table.retire(stranger.adapter, b"b")
     assert table.by_cid == {b"b": neighbour}
+
+
+def test_a_connection_is_counted_by_the_way_of_its_packets_until_it_ends() -> None:
+    counters = QuicCounters()
+    connection = make(b"1")
+    connection.uncount_way(counters)  # one whose handshake never ended
+    assert (counters.connections_fast, counters.connections_accelerated) == (0, 0)
+    connection.count_way(counters)
+    assert (counters.connections_fast, counters.connections_accelerated) == (1, 1)
+    connection.uncount_way(counters)
+    assert (counters.connections_fast, counters.connections_accelerated) == (0, 0)

@@ -111,7 +111,7 @@ class TestHandshake:
     def test_the_server_presents_the_certificate_of_the_name(self) -> None:
         first, second = identity("one.test"), identity("two.test")
         pair = pair_for(CertificateStore(first, [second]), "two.test")
-        assert pair.client.is_handshake_complete
+        assert pair.client.alpn
         assert pair.client.peer_certificate_chain[0] == second.certificate.public_bytes(
             Encoding.DER
         )
@@ -126,7 +126,7 @@ class TestHandshake:
 
     def test_a_certificate_for_another_name_is_refused_by_the_client(self) -> None:
         pair = pair_for(CertificateStore(identity("one.test")), "two.test")
-        assert not pair.client.is_handshake_complete
+        assert not pair.client.alpn
 
     def test_a_reload_is_for_new_connections_and_leaves_the_old_ones(self) -> None:
         store = CertificateStore(identity("relay.test"))
@@ -168,7 +168,7 @@ class TestClientCertificates:
             client_certificates=ClientCertificates.OPTIONAL,
             client_ca_pem=certificate_authority().pem,
         )
-        assert pair.server.is_handshake_complete
+        assert pair.server.alpn
         assert pair.server.peer_certificate_chain == (
             client.certificate.public_bytes(Encoding.DER),
         )
@@ -177,12 +177,12 @@ class TestClientCertificates:
         pair = pair_for(
             CertificateStore(server_identity()), client_certificates=ClientCertificates.OPTIONAL
         )
-        assert pair.server.is_handshake_complete
+        assert pair.server.alpn
         assert pair.server.peer_certificate_chain == ()
 
     def test_a_client_is_not_asked_where_certificates_are_ignored(self) -> None:
         pair = pair_for(CertificateStore(server_identity()), client=client_identity())
-        assert pair.server.is_handshake_complete
+        assert pair.server.alpn
         assert pair.server.peer_certificate_chain == ()
 
     @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ class TestClientCertificates:
             client_certificates=ClientCertificates.REQUIRED,
             client_ca_pem=certificate_authority().pem,
         )
-        assert not pair.server.is_handshake_complete
+        assert not pair.server.alpn
         assert pair.client.termination is not None
         assert pair.client.termination[0] == CRYPTO_ERROR + alert
 
@@ -223,7 +223,7 @@ class TestClientCertificates:
             client=client_identity("foreign CA"),
             client_certificates=ClientCertificates.REQUIRED,
         )
-        assert pair.server.is_handshake_complete
+        assert pair.server.alpn
         assert len(pair.server.peer_certificate_chain) == 1
 
 
