@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from masque_relay.contract.lease import Lease
 from masque_relay.contract.request import (
     BearerToken,
     ClientCertificate,
     MalformedCredential,
     Method,
+    RelayRequest,
     Transport,
 )
 from masque_relay.contract.verdict import Denial, DenyReason, EndReason
-from masque_relay.http.asked import asks_for_target
+from masque_relay.http.asked import Asked, asks_for_target
 from masque_relay.http.gate_middleware import GateMiddleware
 from tests.support.http_fakes import FakeGate
 
@@ -249,3 +251,47 @@ class TestWebSocket:
         await behind.call(type="websocket")
 
         assert behind.gate.leases[0].released == [(EndReason.PEER_CLOSED, "")]
+
+
+class TestFallback:
+    """What the client takes instead where the policy refuses the first (bound UDP)."""
+
+    @staticmethod
+    def behind(reason: DenyReason) -> Behind:
+        def read(scope: Scope) -> Asked:
+            plain = asks_for_target(Method.CONNECT_UDP)(scope)
+            return Asked(method=Method.BIND_UDP, fallback=plain)
+
+        class PickyGate(FakeGate):
+            async def admit(self, request: RelayRequest) -> Lease | Denial:
+                if request.method is Method.BIND_UDP:
+                    self.requests.append(request)
+                    return Denial(reason=reason, detail="no")
+                return await super().admit(request)
+
+        behind = Behind()
+        behind.gate = PickyGate()
+        behind.middleware = GateMiddleware(
+            behind.endpoint, gate=behind.gate, read_asked=read, proxy_name="ghostwire"
+        )
+        return behind
+
+    async def test_refused_by_policy_the_second_is_asked_for(self) -> None:
+        behind = self.behind(DenyReason.POLICY)
+        await behind.call()
+
+        asked = [(request.method, str(request.target)) for request in behind.gate.requests]
+        assert asked == [
+            (Method.BIND_UDP, "None"),
+            (Method.CONNECT_UDP, "example.org:443"),
+        ]
+        lease = behind.endpoint.scopes[0]["state"]["admission"].lease
+        assert lease.request.method is Method.CONNECT_UDP
+
+    @pytest.mark.parametrize("reason", sorted(set(DenyReason) - {DenyReason.POLICY}))
+    async def test_any_other_refusal_is_final(self, reason: DenyReason) -> None:
+        behind = self.behind(reason)
+        await behind.call()
+
+        assert len(behind.gate.requests) == 1
+        assert not behind.endpoint.scopes

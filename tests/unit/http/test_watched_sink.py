@@ -7,15 +7,20 @@ import structlog
 
 from masque_relay.contract.counters import TunnelCounters
 from masque_relay.contract.flow import FlowError, FlowFault
+from masque_relay.contract.ports import ReceivedBatch
 from masque_relay.contract.verdict import EndReason
 from masque_relay.http.rate import EventRate
 from masque_relay.http.watched_sink import (
     OVERSIZE_NOTICES_BURST,
     OVERSIZE_NOTICES_PER_S,
+    WatchedBoundSink,
     WatchedSink,
 )
 from masque_relay.tunnels.connect_udp import ConnectUdpSession
+from masque_relay.tunnels.connect_udp_bind import BoundUdpSession
 from tests.support.http_fakes import FakeClock, FakeMeter, RecordingCarrier
+from tests.unit.tunnels.test_connect_udp_bind import ONE
+from tests.unit.tunnels.test_connect_udp_bind import Tunnel as BoundTunnel
 
 FITS = b"x" * 1_000
 OVERSIZE = b"x" * 1_300
@@ -106,3 +111,25 @@ class TestOversizeNotice:
         assert len(self.told(*sinks[:40])) == OVERSIZE_NOTICES_BURST
         scene.clock.now_s += 1 / OVERSIZE_NOTICES_PER_S
         assert self.told(*sinks[40:]) == ["r40"]
+
+
+class TestBoundUdp:
+    def test_a_session_that_raises_is_closed_with_one_record(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tunnel = BoundTunnel()
+        sink = WatchedBoundSink(tunnel.session, request_id="r1", oversize_notices=Scene().notices)
+        monkeypatch.setattr(BoundUdpSession, "on_batches", fail)
+        with structlog.testing.capture_logs() as records:
+            sink.on_batches([ReceivedBatch([FITS], ONE)])
+        assert tunnel.session.end_reason is EndReason.BUG
+        assert [record["event"] for record in records] == ["tunnel session raised"]
+
+    def test_datagrams_that_are_too_large_are_told_once(self) -> None:
+        tunnel = BoundTunnel()
+        sink = WatchedBoundSink(tunnel.session, request_id="r1", oversize_notices=Scene().notices)
+        with structlog.testing.capture_logs() as records:
+            for _ in range(3):
+                sink.on_batches([ReceivedBatch([FITS, OVERSIZE], ONE)])
+        assert [record["largest_bytes"] for record in records] == [len(OVERSIZE)]
+        assert len(tunnel.carrier.datagrams) == 3
