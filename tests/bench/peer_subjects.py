@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from masque_relay.config.dev_state import DevState
+from masque_relay.quic.accelerator import is_compiled
 from tests.bench.subjects import ROOT, Subject, run_command, run_module, run_relay
 
 OURS = "ghostwire relay"
+OURS_ACCELERATED = "ghostwire relay, accelerator"
 OURS_WITHOUT_OFFLOAD = "ghostwire relay, GSO/GRO off"
 NAIVE = "naive aioquic proxy"
 MASQUE_GO = "masque-go"
@@ -25,6 +27,7 @@ _QUOTAS = {
     "GHOSTWIRE__GATE__LIMITS__OPENS_PER_S": "10000",
     "GHOSTWIRE__GATE__LIMITS__OPEN_BURST": "10000",
     "GHOSTWIRE__GATE__LIMITS__TUNNELS_PER_SUBJECT": "10000",
+    "GHOSTWIRE__QUIC__LIMITS__MAX_CONNECTIONS_PER_SOURCE": "10000",
 }
 _NO_OFFLOAD = {
     "GHOSTWIRE__LISTEN__SOCKET__SEGMENT_SENDS": "false",
@@ -78,8 +81,12 @@ def build_masque_go() -> Path | str:
 
 
 def _our_variants() -> dict[str, dict[str, str]]:
-    """Return the environment of each way to run our relay."""
-    return {OURS: _QUOTAS, OURS_WITHOUT_OFFLOAD: _QUOTAS | _NO_OFFLOAD}
+    """Return the environment of each way to run our relay; the first is pure Python."""
+    pure = _QUOTAS | {"GHOSTWIRE__QUIC__LIMITS__ACCELERATOR": "false"}
+    variants = {OURS: pure}
+    if is_compiled():
+        variants[OURS_ACCELERATED] = _QUOTAS
+    return variants | {OURS_WITHOUT_OFFLOAD: pure | _NO_OFFLOAD}
 
 
 @contextmanager
