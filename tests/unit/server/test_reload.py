@@ -74,6 +74,7 @@ def test_a_policy_is_told_by_its_digest(state: DevState) -> None:
         ("[egress]\nipv4 = '192.0.2.1'\n", ("egress",)),
         ("[connect_udp]\nproxy_name = 'x'\n", ("connect_udp",)),
         ("[quic]\nqlog_dir = 'qlog'\n", ("quic.qlog_dir",)),
+        ("[connect_ip]\nenabled = true\n", ("connect_ip",)),
     ],
 )
 def test_what_is_read_at_start_only_is_told(
