@@ -25,8 +25,9 @@ from masque_relay.http.gate_middleware import speaks_to_proxy
 from masque_relay.http.rate import EventRate
 from masque_relay.http.target_addresses import admitted_addresses
 from masque_relay.http.tunnel import Opened, TunnelKind
-from masque_relay.tunnels.connect_ip import ConnectIpSession, IpTunnelParts
+from masque_relay.tunnels.connect_ip import ConnectIpSession
 from masque_relay.tunnels.ip_addresses import AddressMemory
+from masque_relay.tunnels.ip_parts import IpTunnelParts
 from masque_relay.wire.connect_ip import (
     DEFAULT_TEMPLATE,
     PROTOCOL,
@@ -166,6 +167,11 @@ class WatchedIpSink:
         self._sink = sink
         self._session = session
         self._request_id = request_id
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether enough waits for the client."""
+        return self._sink.is_busy
 
     def on_packets(self, packets: Sequence[bytes]) -> None:
         """Hand packets on."""

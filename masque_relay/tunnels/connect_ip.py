@@ -5,19 +5,18 @@ error, answered with ICMP and counted, never the end of the stream (section 7.2)
 a capsule ends the stream, and that stream alone (section 4.7).
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from masque_relay.contract.address import IPAddress
-from masque_relay.contract.counters import IpCounters, TunnelCounters
 from masque_relay.contract.flow import FlowError, FlowFault
-from masque_relay.contract.ip import AddressPool, IpAttachment, IpEgress, IpSink, PacketFilter
+from masque_relay.contract.ip import IpAttachment
 from masque_relay.contract.ip_scope import IPNetwork
 from masque_relay.contract.lease import Lease
 from masque_relay.contract.tunnel import Carrier
 from masque_relay.contract.verdict import EndReason
 from masque_relay.tunnels.ip_addresses import AddressBook
 from masque_relay.tunnels.ip_own import OwnAddresses, is_link_local
+from masque_relay.tunnels.ip_parts import IpTunnelParts
 from masque_relay.tunnels.ip_routes import RouteSet, within_networks
 from masque_relay.tunnels.session import CLEAN_ENDS, admit_batch
 from masque_relay.wire.connect_ip import (
@@ -33,30 +32,15 @@ from masque_relay.wire.connect_ip import (
     encode_routes,
 )
 from masque_relay.wire.icmp import IcmpError
-from masque_relay.wire.ip_packet import PacketFacts, decrement_hop_limit, read_packet
+from masque_relay.wire.ip_packet import (
+    PacketFacts,
+    decrement_hop_limit,
+    fragment_ipv4,
+    read_packet,
+)
 from masque_relay.wire.varint import peek_varint
 
 _ICMP = (0, 0, 0, 0, 1, 0, 58)  # by IP version
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IpTunnelParts:
-    """What a session is given, beside its lease."""
-
-    egress: IpEgress
-    pool: AddressPool
-    packet_filter: PacketFilter
-    counters: TunnelCounters
-    ip_counters: IpCounters
-    watch: Callable[[IpSink], IpSink]
-    """Puts a guard between the egress and the session."""
-    may_send_icmp: Callable[[], bool]
-    """Asked before every ICMP error (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f)."""
-    extra_capsules: Sequence[tuple[int, bytes]] = ()
-    """Sent once, behind the first ROUTE_ADVERTISEMENT: DNS_ASSIGN, PREF64."""
-    adopts_sources: bool = False
-    """Give a client the pool's address from which it sends, if it is free: for the dialect whose
-    clients know their addresses from elsewhere."""
 
 
 class ConnectIpSession:
@@ -249,6 +233,11 @@ class ConnectIpSession:
 
     # -- egress -> client -----------------------------------------------------------------------
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether enough waits for the client."""
+        return self._carrier is not None and self._carrier.is_busy
+
     def on_packets(self, packets: Sequence[bytes]) -> None:
         """Forward packets from the egress to the client."""
         carrier = self._carrier
@@ -279,7 +268,9 @@ class ConnectIpSession:
                 self._ip_counters.downlink_hop_limit += 1
                 self._tell_egress(IcmpError.HOP_LIMIT, packet)
             elif len(shortened) > limit_bytes:
-                self._too_big_for_client(packet, limit_bytes)
+                forwarded += fragment_ipv4(shortened, limit_bytes) or self._too_big_for_client(
+                    packet, limit_bytes
+                )
             else:
                 forwarded.append(shortened)
         if forwarded:
@@ -393,15 +384,17 @@ class ConnectIpSession:
             counters.uplink_wrong_protocol += 1
             self._tell_client(IcmpError.PROHIBITED, packet)
 
-    def _too_big_for_client(self, packet: bytes, limit_bytes: int) -> None:
+    def _too_big_for_client(self, packet: bytes, limit_bytes: int) -> Sequence[bytes]:
+        """Tell the sender; forward nothing."""
         self._ip_counters.downlink_too_big += 1
         if packet[0] >> 4 == 6 and limit_bytes < MIN_IPV6_MTU_BYTES:
             # RFC 8200 section 5: no smaller MTU may be told. Section 7.2: the stream is aborted
             # once it is certain that the path stays like this.
             if self._narrow_is_fatal:
                 self._end_narrow(limit_bytes)
-            return
-        self._tell_egress(IcmpError.TOO_BIG, packet, limit_bytes)
+        else:
+            self._tell_egress(IcmpError.TOO_BIG, packet, limit_bytes)
+        return ()
 
     def _end_narrow(self, limit_bytes: int) -> None:
         self.trouble = f"the client's path takes packets of {limit_bytes} bytes, IPv6 needs 1280"

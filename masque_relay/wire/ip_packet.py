@@ -62,6 +62,7 @@ _PORT = struct.Struct(">H")
 _TTL_TO_CHECKSUM = struct.Struct(">BBH")
 _PORTED = frozenset({6, 17, 33, 132, 136})  # TCP, UDP, DCCP, SCTP, UDP-Lite as plain ints: speed
 _FRAGMENT_OFFSET_MASK = 0x1FFF
+_MORE_FRAGMENTS = 0x2000
 _SOURCE_ROUTES = frozenset({131, 137})  # RFC 791: loose and strict source route
 
 
@@ -186,9 +187,35 @@ def is_fragment_tail(packet: bytes) -> bool:
     return walked is not None and walked[1] == 0
 
 
-def may_not_be_fragmented(packet: bytes) -> bool:
-    """Return whether only the sender may make it smaller: IPv6, or IPv4 with DF set."""
-    return packet[0] >> 4 == 6 or bool(packet[6] & 0x40)
+def fragment_ipv4(packet: bytes, mtu_bytes: int) -> list[bytes]:
+    """Return the fragments of a well-formed packet (RFC 791 section 3.2), none larger than the MTU.
+
+    Empty where only the sender may make it smaller: IPv6, IPv4 with DF set; and, because their
+    options would need care, IPv4 with options.
+    """
+    step = (mtu_bytes - MIN_IPV4_HEADER_BYTES) // 8 * 8
+    if packet[0] != 0x45 or packet[6] & 0x40 or step <= 0:
+        return []
+    word = packet[6] << 8 | packet[7]
+    fragments: list[bytes] = []
+    for start in range(MIN_IPV4_HEADER_BYTES, len(packet), step):
+        data = packet[start : start + step]
+        more = word & _MORE_FRAGMENTS if start + step >= len(packet) else _MORE_FRAGMENTS
+        offset = (word & _FRAGMENT_OFFSET_MASK) + (start - MIN_IPV4_HEADER_BYTES) // 8
+        head = b"".join(
+            (
+                packet[:2],
+                _PORT.pack(MIN_IPV4_HEADER_BYTES + len(data)),
+                packet[4:6],
+                _PORT.pack(more | offset),
+                packet[8:10],
+                b"\0\0",
+                packet[12:MIN_IPV4_HEADER_BYTES],
+            )
+        )
+        checksum = _PORT.pack(internet_checksum(head))
+        fragments.append(head[:10] + checksum + head[12:] + data)
+    return fragments
 
 
 def decrement_hop_limit(packet: bytes) -> bytes | None:

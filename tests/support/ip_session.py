@@ -15,7 +15,8 @@ from masque_relay.control.policy import parse_policy
 from masque_relay.control.policy.packets import LeaseFilter, PacketTable
 from masque_relay.control.policy.rules import Query
 from masque_relay.dataplane.ip_pool import NetworkPool
-from masque_relay.tunnels.connect_ip import ConnectIpSession, IpTunnelParts
+from masque_relay.tunnels.connect_ip import ConnectIpSession
+from masque_relay.tunnels.ip_parts import IpTunnelParts
 from masque_relay.wire.connect_ip import (
     ADDRESS_ASSIGN,
     ROUTE_ADVERTISEMENT,

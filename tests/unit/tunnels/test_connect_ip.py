@@ -327,6 +327,13 @@ class TestDownlink:
         assert (icmp_kind(about4), struct.unpack(">I", about4[24:28])) == ((3, 4), (1_300,))
         assert (icmp_kind(about6), struct.unpack(">I", about6[44:48])) == ((2, 0), (1_300,))
 
+    def test_ipv4_without_df_is_divided(self) -> None:
+        tunnel = bench(max_payload_bytes=1_301)
+        first, second = tunnel.down(ipv4(HOST4, CLIENT4, udp(bytes(1_400))))
+        assert (len(first), len(first[20:]) + len(second[20:])) == (1_300, 1_408)
+        assert tunnel.ip.downlink_too_big == 0
+        assert tunnel.attachment.sent == []
+
     def test_what_comes_from_outside_the_scope_is_not_for_the_client(self) -> None:
         tunnel = bench(scope=IpScope(target=ip_network("198.18.0.0/24"), ip_protocol=17))
         stranger = ipv4("9.9.9.9", CLIENT4, udp(b"x"))
@@ -347,7 +354,7 @@ class TestDownlink:
             b"?",
             ipv4("198.18.6.6", CLIENT4, udp(b"")),
             ipv4(HOST4, CLIENT4, udp(b""), ttl=1),
-            ipv4(HOST4, CLIENT4, bytes(1_400)),
+            ipv4(HOST4, CLIENT4, bytes(1_400), fragment=0x4000),
         )
         ip = tunnel.ip
         assert ip.downlink_malformed == 1

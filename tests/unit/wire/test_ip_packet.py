@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from masque_relay.wire.ip_packet import (
     MAX_EXTENSION_HEADERS,
     decrement_hop_limit,
+    fragment_ipv4,
     internet_checksum,
     is_fragment_tail,
-    may_not_be_fragmented,
     read_packet,
     walk_extensions,
 )
@@ -112,10 +112,32 @@ class TestFragments:
         assert v6 is not None
         assert v4[4] == v6[4] == 0
 
-    def test_only_the_sender_divides_ipv6_and_ipv4_with_df(self) -> None:
-        assert may_not_be_fragmented(ipv6(V6, V6_PEER))
-        assert may_not_be_fragmented(ipv4(V4, V4_PEER, fragment=0x4000))
-        assert not may_not_be_fragmented(ipv4(V4, V4_PEER))
+    @pytest.mark.parametrize(
+        "packet",
+        [
+            ipv6(V6, V6_PEER, bytes(1_400)),
+            ipv4(V4, V4_PEER, bytes(1_400), fragment=0x4000),
+            ipv4(V4, V4_PEER, bytes(1_400), options=b"\x01\x01\x01\x01"),
+        ],
+    )
+    def test_only_the_sender_divides_ipv6_and_ipv4_with_df(self, packet: bytes) -> None:
+        assert fragment_ipv4(packet, 1_280) == []
+
+    @given(st.binary(min_size=1, max_size=300), st.integers(28, 200), st.booleans())
+    def test_fragments_have_all_of_the_packet(self, data: bytes, mtu: int, more: bool) -> None:
+        data = data[: len(data) // 8 * 8] if more else data
+        packet = ipv4(V4, V4_PEER, data, fragment=0x2000 * more + 5)
+        pieces = fragment_ipv4(packet, mtu)
+        assert b"".join(piece[20:] for piece in pieces) == data
+        at = 5
+        for piece in pieces:
+            assert len(piece) <= mtu
+            assert checksum(piece[:20]) == 0
+            assert read_packet(piece) is not None
+            (word,) = struct.unpack_from(">H", piece, 6)
+            assert word & 0x1FFF == at
+            assert bool(word & 0x2000) == (more or piece is not pieces[-1])
+            at += len(piece[20:]) // 8
 
 
 class TestMalformed:
@@ -198,7 +220,7 @@ def test_no_bytes_raise(data: bytes, first: int) -> None:
         if facts is not None:
             assert facts[0] in {4, 6}
             is_fragment_tail(packet)
-            may_not_be_fragmented(packet)
+            fragment_ipv4(packet, 60)
             decrement_hop_limit(packet)
 
 
