@@ -37,6 +37,7 @@ NOT_MIRRORED: dict[str, str] = {
     "masque_relay/dataplane/udp_bind.py": "sockets: tests/integration/dataplane/test_udp_bind.py",
     "masque_relay/http/connect_udp_bind.py": "tests/integration/http/test_connect_udp_bind.py",
     "masque_relay/http/connect_ip_limits.py": "documented defaults: tests/unit/config/test_model.py",
+    "masque_relay/tunnels/ip_parts.py": "ports only",
     "masque_relay/client/byte_stream.py": "ports only",
     "masque_relay/client/http_transport.py": "ports only",
     "masque_relay/client/http_version.py": "an enum only",
