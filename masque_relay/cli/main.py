@@ -10,6 +10,7 @@ COMMANDS = {
     "relay": "Run a relay, and manage a running one.",
     "tunnel": "Carry local UDP ports through a relay.",
     "proxy": "Serve SOCKS5 and HTTP proxy requests of local programs through a relay.",
+    "peer": "Meet other machines at a relay: forward ports, send files, pipe.",
     "policy": "Check a policy file, and explain what it decides.",
     "token": "Issue and inspect tokens.",
     "key": "Make signing keys and password hashes.",

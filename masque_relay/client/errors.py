@@ -1,6 +1,7 @@
 """Owns the client's errors: what went wrong, whose doing it was, and what to try next."""
 
 from masque_relay.contract.verdict import EndReason
+from masque_relay.wire.ghostwire import ErrorCode
 
 
 class ClientError(Exception):
@@ -100,3 +101,28 @@ class TunnelRefused(ClientError):  # noqa: N818
         self.rcode = rcode
         self.next_hop = next_hop
         self.retry_after_s = retry_after_s
+
+
+class MeshRefused(ClientError):  # noqa: N818
+    """The relay does not let this peer into the mesh.
+
+    Attributes:
+        code: of the protocol's ERROR (``wire.ghostwire.ErrorCode``).
+        retry_after_s: when asking again may help.
+    """
+
+    def __init__(self, code: int, *, retry_after_s: float = 0) -> None:
+        known = code in list(ErrorCode)
+        name = ErrorCode(code).name.lower().replace("_", " ") if known else str(code)
+        hint = (
+            "is the token for this peer? See: ghostctl token issue --peer"
+            if code == ErrorCode.UNAUTHENTICATED
+            else None
+        )
+        super().__init__(f"the relay does not let this peer in: {name}", hint=hint)
+        self.code = code
+        self.retry_after_s = retry_after_s
+
+
+class PeerRefused(ClientError):  # noqa: N818
+    """The other peer has no such service, broke the stream off, or does not take what was sent."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -86,6 +86,7 @@ class Mesh:
         self._dataplane = dataplane
         self._clock = clock
         self._tasks = asyncio.TaskGroup()
+        self._running: set[asyncio.Task[None]] = set()
         self._tick_timer: asyncio.TimerHandle | None = None
         self._sessions: set[GhostwireSession] = set()
         self._leases: dict[GhostwireSession, Lease] = {}
@@ -120,12 +121,15 @@ class Mesh:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """End every session and wait for what is under way; each has a deadline."""
+        """End every session and give up what is under way."""
         if self._tick_timer is not None:
             self._tick_timer.cancel()
         for session in tuple(self._sessions):
             session.close(EndReason.DRAINED)
-        await self._tasks.__aexit__(kind, error, traceback)
+        for task in tuple(self._running):
+            task.cancel()
+        # Not with the error: a group would wrap it, and a configuration error has to stay one.
+        await self._tasks.__aexit__(None, None, None)
 
     def new_session(self, arrival: Arrival) -> GhostwireSession:
         """Make the session of one arrival; a SessionFactory."""
@@ -140,6 +144,11 @@ class Mesh:
                 reconnect_in_ms=secrets.randbelow(RESTART_SPREAD_MS),
                 try_for_ms=int(RESTART_TRY_S * 1_000),
             )
+
+    def _start(self, work: Coroutine[object, object, None]) -> None:
+        task = self._tasks.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     def _tick(self) -> None:
         for session in tuple(self._sessions):
@@ -163,7 +172,7 @@ class Mesh:
         if session.arrival.lease is not None:
             self._admit_key(session, auth, session.arrival.lease)
         else:
-            self._tasks.create_task(self._admit_token(session, auth))
+            self._start(self._admit_token(session, auth))
 
     async def _admit_token(self, session: GhostwireSession, auth: Auth) -> None:
         arrival = session.arrival
@@ -200,7 +209,7 @@ class Mesh:
     # -- channels to hosts ------------------------------------------------------------------------
 
     def _open_host(self, session: GhostwireSession, channel: RelayChannel, frame: Open) -> None:
-        self._tasks.create_task(self._reach(session, channel, frame))
+        self._start(self._reach(session, channel, frame))
 
     async def _reach(self, session: GhostwireSession, channel: RelayChannel, frame: Open) -> None:
         """Open one host channel; whatever fails ends that channel alone."""

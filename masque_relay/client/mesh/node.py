@@ -41,7 +41,7 @@ relay has checked addresses: no Retry."""
 CONNECT_S = 15.0
 """To another peer: a call, and a handshake of two round trips through the relay."""
 
-ServiceHandler = Callable[[bytes, PeerStream], None]
+ServiceHandler = Callable[[bytes, PeerStream], object]
 """Takes a stream: the other peer's id, and the stream. Must not block; starts a task."""
 
 

@@ -3,16 +3,12 @@
 import asyncio
 from collections.abc import Callable
 
-from masque_relay.client.errors import ClientError, ConnectionLost
+from masque_relay.client.errors import ClientError, ConnectionLost, PeerRefused
 from masque_relay.quic.application import QuicTransport
 
 SEND_BUFFER_BYTES = 262_144
 """Unacknowledged bytes after which ``write`` waits: 20 Mbit/s at 100 ms."""
 READ_BYTES = 65_536
-
-
-class StreamRefused(ClientError):  # noqa: N818 - says what happened
-    """The other peer has no such service, or broke the stream off."""
 
 
 class PeerStream:
@@ -76,7 +72,7 @@ class PeerStream:
             self._writable.clear()
             await self._writable.wait()
 
-    def end(self) -> None:
+    def write_eof(self) -> None:
         """Say that nothing follows; the other side may go on. Idempotent."""
         if not self._sent_end and self._error is None:
             self._sent_end = True
@@ -104,7 +100,7 @@ class PeerStream:
     def reset_received(self, error_code: int) -> None:
         """The other side broke off."""
         del error_code
-        self._fail(StreamRefused("the peer broke the stream off, or has no such service"))
+        self._fail(PeerRefused("the peer broke the stream off, or has no such service"))
 
     def stopped(self, error_code: int) -> None:
         """The other side wants no more."""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from masque_relay.client.backoff import Backoff
 from masque_relay.client.clock import SystemClock
-from masque_relay.client.errors import ClientError, ConnectionLost, TunnelRefused
+from masque_relay.client.errors import ClientError, ConnectionLost, MeshRefused, TunnelRefused
 from masque_relay.client.limits import ReconnectLimits
 from masque_relay.client.mesh.identity import PeerIdentity, verify_signature
 from masque_relay.client.mesh.race import Race, RaceReport
@@ -34,27 +34,6 @@ PROBE_UP_S = (15.0, 30.0, 60.0, 300.0)
 """While on a worse way: how long before the better ones are tried again."""
 FATAL_CODES = frozenset({ErrorCode.UNAUTHENTICATED, ErrorCode.REVOKED, ErrorCode.DENIED})
 _FATAL_STATUSES = frozenset({401, 403, 407})
-
-
-class MeshRefused(ClientError):  # noqa: N818 - says what happened
-    """The relay does not let this peer in.
-
-    Attributes:
-        code: of the protocol's ERROR.
-        retry_after_s: when asking again may help.
-    """
-
-    def __init__(self, code: int, *, retry_after_s: float = 0) -> None:
-        known = code in list(ErrorCode)
-        name = ErrorCode(code).name.lower().replace("_", " ") if known else str(code)
-        hint = (
-            "is the token for this peer? See: ghostctl token issue --peer"
-            if code == ErrorCode.UNAUTHENTICATED
-            else None
-        )
-        super().__init__(f"the relay does not let this peer in: {name}", hint=hint)
-        self.code = code
-        self.retry_after_s = retry_after_s
 
 
 class UplinkState(Enum):

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from masque_relay.client import Bearer, RelayAddress, RelayOptions
-from masque_relay.client.errors import ConnectionLost
+from masque_relay.client.errors import ConnectionLost, PeerRefused
 from masque_relay.client.mesh.http_way import open_http_way
 from masque_relay.client.mesh.identity import PeerIdentity
 from masque_relay.client.mesh.node import MeshNode
-from masque_relay.client.mesh.peer_stream import PeerStream, StreamRefused
+from masque_relay.client.mesh.peer_stream import PeerStream
 from masque_relay.client.mesh.quic_way import open_quic_way
 from masque_relay.client.mesh.uplink import UplinkSettings
 from masque_relay.client.mesh.way import WayKind
@@ -53,7 +53,7 @@ class Echo:
     async def _run(self, stream: PeerStream) -> None:
         while data := await stream.read():
             await stream.write(data)
-        stream.end()
+        stream.write_eof()
 
 
 @asynccontextmanager
@@ -88,7 +88,7 @@ async def test_stream_between_peers_carries_bytes_and_their_end(
         async def send() -> None:
             for at in range(0, len(payload), 10_000):
                 await stream.write(payload[at : at + 10_000])
-            stream.end()
+            stream.write_eof()
 
         tasks.create_task(send())
         received = bytearray()
@@ -103,7 +103,7 @@ async def test_stream_between_peers_carries_bytes_and_their_end(
 async def test_service_that_nobody_has_is_refused(relay: ManagedRelay) -> None:
     async with node(relay) as bob, node(relay) as alice:
         stream = await alice.open_stream(bob.identity.peer_id, b"nothing")
-        with pytest.raises(StreamRefused):
+        with pytest.raises(PeerRefused):
             async with asyncio.timeout(WAIT_S):
                 await stream.read()
 
@@ -130,7 +130,7 @@ async def test_transfer_survives_the_relays_restart(tmp_path: Path) -> None:
             for at in range(0, len(payload), 10_000):
                 await stream.write(payload[at : at + 10_000])
                 await asyncio.sleep(0.002)
-            stream.end()
+            stream.write_eof()
 
         async def receive() -> None:
             while data := await stream.read():
