@@ -1,6 +1,6 @@
 """Owns ChannelData, and the cutting of a stream into STUN and ChannelData (RFC 8656 section 12)."""
 
-from fallbacks.turn.wire.message import HEADER_BYTES
+from fallbacks.turn.wire.message import COOKIE, HEADER_BYTES
 from masque_relay.wire.errors import Scope, WireError
 
 CHANNEL_HEADER_BYTES = 4
@@ -60,6 +60,8 @@ class StreamDecoder:
             first = buffer[at]
             length = buffer[at + 2] << 8 | buffer[at + 3]
             if first < 0x40:
+                if len(buffer) - at >= 8 and buffer[at + 4 : at + 8] != COOKIE:
+                    raise self._fail("no magic cookie", "RFC 8489 section 5")
                 if length & 3:
                     raise self._fail(f"a STUN length of {length}", "RFC 8489 section 5")
                 size = wire_size = HEADER_BYTES + length

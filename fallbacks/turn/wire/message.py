@@ -20,7 +20,7 @@ FINGERPRINT_BYTES = 8
 
 _HEADER = struct.Struct("!HHI12s")
 _ATTRIBUTE = struct.Struct("!HH")
-_COOKIE = struct.pack("!I", MAGIC_COOKIE)
+COOKIE = struct.pack("!I", MAGIC_COOKIE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ def unknown_required(message: StunMessage) -> list[int]:
 
 def is_stun(data: bytes) -> bool:
     """Return whether a datagram looks like STUN: zero bits in front, the magic cookie inside."""
-    return len(data) >= HEADER_BYTES and data[0] < 0x40 and data[4:8] == _COOKIE
+    return len(data) >= HEADER_BYTES and data[0] < 0x40 and data[4:8] == COOKIE
 
 
 def decode_message(data: bytes) -> StunMessage:
