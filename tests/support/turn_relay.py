@@ -25,12 +25,14 @@ users_file = "users.toml"
 shared_secret_files = ["turn-secret"]
 
 [turn]
-udp = ["127.0.0.1:0", "[::1]:0"]
+%s
 tcp = ["127.0.0.1:0", "[::1]:0"]
 tls = ["127.0.0.1:0", "[::1]:0"]
 on_https_port = true
 on_h3_port = true
 """
+
+UDP = 'udp = ["127.0.0.1:0", "[::1]:0"]'
 
 POLICY = """
 [[rule]]
@@ -105,10 +107,19 @@ def turn_relay(
     directory: Path,
     *,
     policy: str = POLICY,
+    listen: str = UDP,
     more: str = "",
     environ: Mapping[str, str] | None = None,
 ) -> Generator[TurnRelay]:
-    """Run a relay with TURN until the block ends; ``more`` is TOML behind ``[turn]``."""
+    """Run a relay with TURN until the block ends.
+
+    Args:
+        directory: a temporary directory.
+        policy: the policy file's text.
+        listen: the line of ``[turn]`` with the UDP listeners.
+        more: TOML behind ``[turn]``.
+        environ: further environment variables.
+    """
     state = prepare_dev_state(directory / "state")
     (state.directory / "turn-secret").write_text(SECRET + "\n")
     md5, sha256 = turn_keys(USER, REALM, PASSWORD)
@@ -116,5 +127,7 @@ def turn_relay(
         f'[user.{USER}]\npassword_hash = "{hash_password(PASSWORD)}"\n'
         f'turn_md5 = "{md5.hex()}"\nturn_sha256 = "{sha256.hex()}"\n'
     )
-    with managed_relay(directory, policy=policy, config=TURN + more, environ=environ) as relay:
+    with managed_relay(
+        directory, policy=policy, config=TURN % listen + more, environ=environ
+    ) as relay:
         yield TurnRelay(relay=relay)
