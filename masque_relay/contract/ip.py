@@ -40,6 +40,11 @@ class PacketFilter(Protocol):
 class IpSink(Protocol):
     """What an egress attachment feeds: packets for the client."""
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether enough waits for the client: an egress that can wait had better do so now."""
+        ...
+
     def on_packets(self, packets: Sequence[bytes]) -> None:
         """Take up to 64 whole IP packets addressed to the attachment. Must not block or raise."""
         ...

@@ -47,8 +47,9 @@ class UserspaceSettings:
     start_timeout_s: float = 5.0
     """When the relay starts, one passt is tried out; one that has not answered by then never will.
     """
-    read_bytes: int = 262_144
-    """Read per turn of the loop, so that one busy tunnel cannot starve others: 180 full packets."""
+    read_bytes: int = 65_536
+    """Read per turn of the loop, so that one busy tunnel starves no other, and its client's
+    queue is looked at often: 45 full packets."""
     send_buffer_bytes: int = 1 << 20
     """Of the socket to each passt; beyond it packets are dropped and counted."""
     restarts: int = 3

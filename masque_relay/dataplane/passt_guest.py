@@ -11,6 +11,9 @@ from masque_relay.dataplane.ip_egress_settings import UserspaceSettings
 from masque_relay.dataplane.passt_frames import FrameReader, FramingLostError, encode_packets
 from masque_relay.dataplane.passt_process import PasstProcess
 
+PAUSE_S = 0.002
+"""How long passt waits where its tunnel is busy: a few dozen packets at 200 Mbit/s."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -24,6 +27,8 @@ class PasstGuest:
         settings: program, buffers, restarts.
         addresses: of the guest, at most one of each family.
         on_packets: takes what comes from the network.
+        is_busy: whether it cannot take more just now; then passt has to wait, and with it the
+            hosts whose TCP it speaks. passt has no congestion control of its own.
         on_lost: called once, when processes die too often; the guest is closed already.
 
     Raises:
@@ -36,11 +41,14 @@ class PasstGuest:
         addresses: Sequence[IPAddress],
         *,
         on_packets: Callable[[list[bytes]], None],
+        is_busy: Callable[[], bool],
         on_lost: Callable[[str], None],
     ) -> None:
         self._settings = settings
         self._addresses = tuple(addresses)
         self._on_packets = on_packets
+        self._is_busy = is_busy
+        self._pause: asyncio.TimerHandle | None = None
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._starts_s: deque[float] = deque(maxlen=settings.restarts + 1)
@@ -101,6 +109,8 @@ class PasstGuest:
         process, self._process = self._process, None
         if process is None:
             return ""
+        if self._pause is not None:
+            self._pause.cancel()
         descriptor = process.socket.fileno()
         self._loop.remove_reader(descriptor)
         self._loop.remove_writer(descriptor)
@@ -126,6 +136,14 @@ class PasstGuest:
             self.send_frames(b"".join(answers))
         if packets:
             self._on_packets(packets)
+        if self._process is process and self._is_busy():
+            self._loop.remove_reader(process.socket.fileno())
+            self._pause = self._loop.call_later(PAUSE_S, self._go_on)
+
+    def _go_on(self) -> None:
+        process = self._process
+        if process is not None:
+            self._loop.add_reader(process.socket.fileno(), self._on_readable)
 
     def _on_writable(self) -> None:
         process = self._process

@@ -61,7 +61,13 @@ class UserspaceAttachment:
         try:
             for pair in zip_longest(of_ipv4, of_ipv6):
                 own = [address for address in pair if address is not None]
-                guest = PasstGuest(settings, own, on_packets=self._deliver, on_lost=self._lost)
+                guest = PasstGuest(
+                    settings,
+                    own,
+                    on_packets=self._deliver,
+                    is_busy=lambda: sink.is_busy,
+                    on_lost=self._lost,
+                )
                 self._guests.append(guest)
                 self._by_source.update((address.packed, guest) for address in own)
         except DeviceError:
@@ -205,7 +211,11 @@ async def _try_out(settings: UserspaceSettings) -> None:
     complaints: list[str] = []
     patient = UserspaceSettings(program=settings.program, restarts=0)
     guest = PasstGuest(
-        patient, [_TRIAL_ADDRESS], on_packets=lambda _: None, on_lost=complaints.append
+        patient,
+        [_TRIAL_ADDRESS],
+        on_packets=lambda _: None,
+        is_busy=lambda: False,
+        on_lost=complaints.append,
     )
     guest.send_frames(encode_arp_request(_TRIAL_ADDRESS, _TRIAL_GATEWAY))
     try:

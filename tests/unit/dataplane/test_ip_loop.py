@@ -18,6 +18,8 @@ ALICE4, ALICE6, BOB4 = "10.71.0.2", "fd71::2", "10.71.0.3"
 
 
 class Sink:
+    is_busy = False
+
     def __init__(self) -> None:
         self.batches: list[list[bytes]] = []
         self.lost: FlowError | None = None

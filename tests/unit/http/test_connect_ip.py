@@ -35,6 +35,8 @@ class TestScope:
 
 
 class BrokenSink:
+    is_busy = False
+
     def on_packets(self, packets: Sequence[bytes]) -> None:
         raise ZeroDivisionError
 
@@ -55,6 +57,7 @@ class TestWatchedSink:
     def test_packets_and_the_end_are_handed_on(self) -> None:
         bench = SessionBench().open()
         sink = WatchedIpSink(bench.session, bench.session, "r1")
+        assert not sink.is_busy
         sink.on_packets([b"no packet"])
         assert bench.ip.downlink_malformed == 1
         sink.on_egress_lost(FlowError(FlowFault.DESTINATION_UNAVAILABLE, "gone"))
