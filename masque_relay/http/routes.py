@@ -107,7 +107,10 @@ class TunnelHintRoute(BaseRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """426 names the protocol; 501 where the client asked for it and this server can't."""
-        text = f"this is a tunnel: use HTTP/3 extended CONNECT with :protocol {self.protocol}"
+        text = (
+            f"this is a tunnel: use extended CONNECT (or Upgrade in HTTP/1.1) with :protocol "
+            f"{self.protocol} and the template {self.template}"
+        )
         headers = {"cache-control": "no-store"}
         status = 501
         if scope["http_version"].startswith("1"):
@@ -129,11 +132,17 @@ class TunnelGuard:
     """
 
     def __init__(
-        self, app: ASGIApp, *, routes: Sequence[TunnelRoute | ClassicRoute], proxy_name: str
+        self,
+        app: ASGIApp,
+        *,
+        routes: Sequence[TunnelRoute | ClassicRoute],
+        proxy_name: str,
+        hints: Sequence[TunnelHintRoute] = (),
     ) -> None:
         self.app = app
         self._routes = tuple(routes)
         self._proxy_name = proxy_name
+        self._classic_hint = next((each for each in hints if each.protocol == "connect-tcp"), None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass ordinary requests and known tunnels on."""
@@ -143,6 +152,10 @@ class TunnelGuard:
         if connect is None:
             await self.app(scope, receive, send)
         elif connect["protocol"] not in {route.protocol for route in self._routes}:
+            if connect["protocol"] is None and self._classic_hint is not None:
+                # connect-tcp: a classic client hears of the templated form, 426 or 501
+                await self._classic_hint.handle(scope, receive, send)
+                return
             name = connect["protocol"] or "classic CONNECT"
             await _refuse(
                 scope, send, 501, f"not supported here: {name}", proxy_name=self._proxy_name
@@ -204,7 +217,7 @@ def build_app(
             hints.append(TunnelHintRoute(template, kind.protocol))
     starlette = Starlette(routes=[*routes, *hints, *site, Route("/", _home)])
     starlette.router.default = _Nothing(starlette.router.default, proxy_name)
-    return TunnelGuard(starlette, routes=routes, proxy_name=proxy_name)
+    return TunnelGuard(starlette, routes=routes, proxy_name=proxy_name, hints=hints)
 
 
 def build_site() -> ASGIApp:

@@ -105,7 +105,7 @@ async def tcp_throughput(rig: Rig) -> None:
                 reader, writer = await asyncio.open_connection("127.0.0.1", rig.source_port)
                 stack.callback(writer.close)
                 writer.write(ask)
-                reads.append(lambda reader=reader: reader.read(65_536))
+                reads.append(partial(reader.read, 65_536))
             rig.report.add(figure, PLAIN, await _read_all(reads, share_bytes))
         for name, http in VERSIONS.items():
             async with rig.client(http) as client:

@@ -46,6 +46,7 @@ def unused_port(host: str = ECHO_HOST) -> int:
 
 
 @EVERY_WAY
+@pytest.mark.clause("connect-tcp-18", "3", "MUST", "carry TCP payload in DATA capsules")
 async def test_bytes_go_to_the_target_and_come_back(
     tmp_path: Path, version: Version, form: Form
 ) -> None:
@@ -98,6 +99,9 @@ async def test_ten_megabytes_upwards_arrive_unchanged(
 
 
 @HALF_CLOSING_WAYS
+@pytest.mark.clause(
+    "connect-tcp-18", "3", "MUST", "take the end of FINAL_DATA as FIN and pass it on"
+)
 async def test_target_answers_after_the_clients_end(
     tmp_path: Path, version: Version, form: Form
 ) -> None:
@@ -122,6 +126,7 @@ async def test_target_answers_after_the_clients_end(
 
 
 @HALF_CLOSING_WAYS
+@pytest.mark.clause("connect-tcp-18", "3", "MUST", "send FINAL_DATA when the target ends")
 async def test_client_goes_on_after_the_targets_end(
     tmp_path: Path, version: Version, form: Form
 ) -> None:
@@ -160,6 +165,8 @@ async def test_on_http1_the_targets_end_is_the_end_of_a_classic_tunnel(tmp_path:
 
 
 @EVERY_WAY
+@pytest.mark.clause("connect-tcp-18", "3", "MUST", "connect before the 2xx or 101")
+@pytest.mark.clause("connect-tcp-18", "3", "SHOULD", "send proxy-status with refusals")
 async def test_target_that_refuses_is_502(tmp_path: Path, version: Version, form: Form) -> None:
     async with running_relay(tmp_path, policy=TCP_POLICY) as relay:
         tunnel = await open_tunnel(relay, version, form, ECHO_HOST, unused_port())
@@ -203,6 +210,7 @@ async def test_private_address_is_refused(
 
 
 @EVERY_WAY
+@pytest.mark.clause("connect-tcp-18", "3", "MUST", "ask for a credential as an origin does, by 401")
 async def test_missing_credential_is_407_to_a_proxys_client_and_401_to_an_origins(
     tmp_path: Path, version: Version, form: Form
 ) -> None:
@@ -218,6 +226,7 @@ async def test_missing_credential_is_407_to_a_proxys_client_and_401_to_an_origin
 
 
 @pytest.mark.parametrize("version", Version)
+@pytest.mark.clause("connect-tcp-18", "3", "MUST", "honour Expect: 100-continue")
 async def test_expect_is_answered_before_the_target(tmp_path: Path, version: Version) -> None:
     expect = [(b"expect", b"100-continue")]
     async with running_relay(tmp_path, policy=TCP_POLICY) as relay, tcp_target(echo) as target:
@@ -233,6 +242,9 @@ async def test_expect_is_answered_before_the_target(tmp_path: Path, version: Ver
 
 
 @EVERY_WAY
+@pytest.mark.clause(
+    "connect-tcp-18", "3", "MUST", "reset the stream when the TCP connection is reset"
+)
 async def test_target_that_resets_resets_the_stream(
     tmp_path: Path, version: Version, form: Form
 ) -> None:
@@ -255,6 +267,9 @@ async def test_target_that_resets_resets_the_stream(
 
 
 @EVERY_WAY
+@pytest.mark.clause(
+    "connect-tcp-18", "3", "SHOULD", "reset the TCP connection when the stream is reset"
+)
 async def test_client_that_resets_resets_the_target(
     tmp_path: Path, version: Version, form: Form
 ) -> None:
@@ -390,6 +405,9 @@ async def test_idle_tunnel_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", Version)
+@pytest.mark.clause(
+    "connect-tcp-18", "3", "MUST", "treat DATA or FINAL_DATA after FINAL_DATA as malformed"
+)
 async def test_data_after_final_data_resets_the_stream(tmp_path: Path, version: Version) -> None:
     async with running_relay(tmp_path, policy=TCP_POLICY) as relay, tcp_target(echo) as target:
         tunnel = await open_tunnel(relay, version, Form.TEMPLATED, ECHO_HOST, target.port)

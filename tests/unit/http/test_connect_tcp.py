@@ -86,6 +86,7 @@ class TestSuccess:
             relay.rig.peer.stream_reset_received(0, 0)
 
     @BOTH
+    @pytest.mark.clause("connect-tcp-18", "3", "SHOULD", "send proxy-status with success")
     async def test_answer_names_the_next_hop(self, head: Headers) -> None:
         async with relaying() as relay:
             await relay.open(head)
@@ -99,6 +100,7 @@ class TestSuccess:
             assert str(flow.peer) == "[2001:db8::7]:443"
             relay.rig.peer.stream_reset_received(0, 0)
 
+    @pytest.mark.clause("connect-tcp-18", "3", "SHOULD", "race addresses by Happy Eyeballs")
     async def test_all_admitted_addresses_are_raced(self) -> None:
         async with relaying() as relay:
             relay.dataplane.names["example.org"] = ("2001:db8::7", "10.0.0.1", "192.0.2.7")
@@ -150,10 +152,12 @@ class TestRefusal:
             assert relay.rig.transport.status(0) in {400, None}
             assert not relay.gate.requests
 
+    @pytest.mark.clause("connect-tcp-18", "5", "MAY", "answer a classic CONNECT with 426 or 501")
     async def test_classic_connect_can_be_turned_off(self) -> None:
         async with relaying(classic=False) as relay:
             await relay.rig.open_tunnel(headers=CLASSIC)
             assert relay.rig.transport.status(0) == 501
+            assert b"{target_host}" in relay.rig.transport.data[0]
             assert not relay.gate.requests
 
 

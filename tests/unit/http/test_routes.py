@@ -3,12 +3,19 @@
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
 from starlette.types import Message, Receive, Scope, Send
 
 from masque_relay.contract.counters import TunnelCounters
 from masque_relay.http.connect_udp import ConnectUdpServices, connect_udp_kind
 from masque_relay.http.limits import HttpLimits
-from masque_relay.http.routes import TunnelRoute, build_app, build_site
+from masque_relay.http.routes import (
+    TunnelGuard,
+    TunnelHintRoute,
+    TunnelRoute,
+    build_app,
+    build_site,
+)
 from masque_relay.wire.connect_udp import DEFAULT_TEMPLATE
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.uri_template import UriTemplate
@@ -149,6 +156,19 @@ class TestHints:
         assert headers[b"connection"] == b"close, upgrade"
         assert b"extended CONNECT" in body
         assert not gate.requests
+
+    @pytest.mark.clause("connect-tcp-18", "5", "MAY", "answer a classic CONNECT with 426 or 501")
+    async def test_classic_connect_hears_of_the_template_where_it_is_off(self) -> None:
+        hint = TunnelHintRoute(
+            UriTemplate.parse("/tcp/{target_host}/{target_port}/"), "connect-tcp"
+        )
+        app = TunnelGuard(Starlette(), routes=(), proxy_name="edge-7", hints=[hint])
+        scope = scope_of(b"", method="CONNECT", http_version="1.1", extensions=connect(None))
+        status, headers, body = await call(app, scope)
+
+        assert status == 426
+        assert headers[b"upgrade"] == b"connect-tcp"
+        assert b"/tcp/{target_host}/{target_port}/" in body
 
     async def test_upgrade_that_this_server_lacks_is_501_and_closes(self) -> None:
         """RFC 9931: a refused upgrade must not leave the connection open."""
