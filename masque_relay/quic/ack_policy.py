@@ -47,7 +47,8 @@ class AckPolicyConnection(HardenedQuicConnection):
             return
         space = self._space
         # What is in flight has the congestion window for a bound, which may be far beyond this one.
-        if len(space.sent_packets) - space.ack_eliciting_in_flight >= MAX_ACK_RECORDS:
+        sent_count = len(space.sent_packets)
+        if sent_count >= MAX_ACK_RECORDS <= sent_count - space.ack_eliciting_in_flight:
             self._forget_ack_records(space)
 
     def _forget_ack_records(self, space: QuicPacketSpace) -> None:

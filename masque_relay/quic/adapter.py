@@ -33,6 +33,7 @@ INTERNAL_ERROR = int(QuicErrorCode.INTERNAL_ERROR)
 NO_ERROR = int(QuicErrorCode.NO_ERROR)
 
 _log = logging.getLogger(__name__)
+_BUG = "bug in %s, connection %s closed"
 
 
 class AdapterOwner:
@@ -376,7 +377,9 @@ class QuicAdapter:
                 handler(event)
         if self._datagrams:
             self._flush_datagrams()
-        self._follow_peer()
+        if connection.may_have_moved:
+            connection.may_have_moved = False
+            self._follow_peer()
         if connection.acknowledgements_seen:
             connection.acknowledgements_seen = False
             if self._application is not None:
@@ -461,7 +464,7 @@ class QuicAdapter:
                 try:
                     application.connection_lost(event.error_code, event.reason_phrase)
                 except Exception:  # noqa: BLE001 - an application's bug ends this connection only
-                    self._log_bug(self._alpn)
+                    _log.exception(_BUG, self._alpn, self.connection_id)
         if self._connection.is_terminated and not self._is_terminated:
             self._is_terminated = True
             self._owner.adapter_terminated(self)
@@ -477,15 +480,12 @@ class QuicAdapter:
     def _fail(self, what: str) -> None:
         if not self._has_failed:
             self._has_failed = True
-            self._log_bug(what)
+            _log.exception(_BUG, what, self.connection_id)
             self._connection.close(
                 error_code=INTERNAL_ERROR,
                 frame_type=QuicFrameType.PADDING,
                 reason_phrase="internal error",
             )
-
-    def _log_bug(self, what: str) -> None:
-        _log.exception("bug in %s, connection %s closed", what, self.connection_id)
 
     def _sent_something(self) -> None:
         if not self._is_in_call and not self._is_dirty:

@@ -61,7 +61,7 @@ class AcceleratedConnection(FastSendConnection):
             return super()._open_packets(packets, masks, start_index, now)
         batch = packets if isinstance(packets, list) else list(packets)
         index = self._open_run(keys, batch, start_index, now)
-        while index < len(batch) and self._follows_peer_to(batch[index]):
+        while self._is_client and index < len(batch) and self._follows_peer_to(batch[index]):
             start_index, index = index, self._open_run(keys, batch, index, now)
             if index == start_index:
                 break
@@ -70,7 +70,7 @@ class AcceleratedConnection(FastSendConnection):
     def _follows_peer_to(self, packet: bytes) -> bool:
         """Whether a server came by another of our IDs, as it may; then packets with it are ours."""
         cid = packet[1 : 1 + len(self.host_cid)]
-        if not self._is_client or cid == self._last_cid or cid not in self.host_connection_ids:
+        if cid == self._last_cid or cid not in self.host_connection_ids:
             return False
         self._last_cid = cid
         return True

@@ -61,6 +61,8 @@ class FastReceiveConnection(AckPolicyConnection):
     """How many packets in a row were aioquic's."""
     _is_pacer_due: bool = False
     """Something else than datagrams came: aioquic would look at its pacer in the next flush."""
+    _idle_s: float | None = None
+    """The idle timeout; None: to be asked for anew, as a round trip was measured."""
     _last_cid: bytes = b""
     """Client only: by which of its IDs the server came last; compared with first."""
 
@@ -89,6 +91,7 @@ class FastReceiveConnection(AckPolicyConnection):
                         self._slow_run = 0
                         return
                     self._slow_run = 1 if index > start else self._slow_run + 1
+            self._idle_s = None
             self._receive_one(packets[index], source, now)
             index += 1
 
@@ -232,7 +235,10 @@ class FastReceiveConnection(AckPolicyConnection):
         self, space: "QuicPacketSpace", first: int, last: int, now: float, *, is_eliciting: bool
     ) -> None:
         """Record consecutive packet numbers as received."""
-        self._close_at = now + self._idle_timeout()
+        idle_s = self._idle_s
+        if idle_s is None:
+            idle_s = self._idle_s = self._idle_timeout()
+        self._close_at = now + idle_s
         self._ack_eliciting_sent_since_receipt = False
         if last > space.largest_received_packet:
             space.largest_received_packet = last
@@ -271,7 +277,7 @@ class FastReceiveConnection(AckPolicyConnection):
                 space=space,
             )
             self.acknowledgements_seen = True
-            self._known_timer_at = None
+            self._known_timer_at = self._idle_s = None
             has_large_losses = (
                 isinstance(controller, SeesSizes) and controller.large_loss_events > 0
             )

@@ -91,16 +91,27 @@ class FastSendConnection(FastReceiveConnection):
 
     def quiet_timer(self, now: float) -> float | None:
         """As QuietTurnsConnection says; with what a flush would do beside saying something."""
+        ack_at = self._space.ack_at if self._handshake_confirmed else 0.0
         if (
-            self._close_event is not None
-            or not self._is_established()
-            or not self._has_nothing_to_say(now)
+            (ack_at is not None and ack_at <= now)
+            or self._datagrams_pending
+            or self._is_stirred
+            or self._ping_pending
+            or self._probe_pending
+            or self._close_pending
+            or self._close_event is not None
+            or self._state is not QuicConnectionState.CONNECTED
+            or len(self._network_paths) > 1
+            or not self._network_paths[0].is_validated
         ):
             return None
         if self._is_pacer_due:
             self._is_pacer_due = False
             fastpath_private.pacer(self._loss).update_bucket(now=now)
-        return self.early_timer()
+        timer_at = self._known_timer_at
+        if timer_at is None:
+            return self.get_timer()
+        return timer_at if ack_at is None or ack_at > timer_at else ack_at
 
     def get_timer(self) -> float | None:
         """Return when handle_timer is due; None: never."""

@@ -109,6 +109,8 @@ class HardenedQuicConnection(QuietTurnsConnection):
         self.init_datagrams(policy.limits.datagram_queue_count, counters)
         self.acknowledgements_seen = False
         """Set by an ACK frame; whoever reads it clears it."""
+        self.may_have_moved = False
+        """Set by each packet that aioquic handled, for only those move a path; cleared as above."""
         self._policy = policy
         self._exporter: Exporter | None = None
         self._key_in_use: object = None
@@ -407,6 +409,7 @@ class HardenedQuicConnection(QuietTurnsConnection):
 
     def _receive_one(self, packet: bytes, source: Address, now: float) -> None:
         self._counters.packets_received_slow += 1
+        self.may_have_moved = True
         if self._is_client and self.resets_us(packet):
             self.abandon(QuicErrorCode.NO_ERROR, "stateless reset")
             return
