@@ -34,7 +34,7 @@ NOT_MIRRORED: dict[str, str] = {
     "masque_relay/http/tcp_front.py": "sockets: tests/integration/http/test_tcp_front.py",
     "masque_relay/dataplane/tun*.py": "devices: tests/integration/netns/test_connect_ip*.py",
     "masque_relay/dataplane/n[ef]t*.py": "the kernel: tests/integration/netns/test_connect_ip*.py",
-    "masque_relay/dataplane/passt_[gp]*.py": "processes: tests/integration/netns",
+    "masque_relay/dataplane/passt_process.py": "processes: tests/integration/netns",
     "masque_relay/dataplane/userspace.py": "processes: tests/integration/netns",
     "masque_relay/dataplane/device_error.py": "an exception: no behaviour to test",
     "masque_relay/dataplane/ip_egress_settings.py": "documented defaults: tests/unit/config",
