@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from masque_relay.quic.accelerator import is_compiled
+from masque_relay.quic.limits import FastPath, QuicLimits, RetryMode
 from tests.bench.memory_rig import MemoryRig, memory_rig
 
 WARM_UP_PACKETS = 300
@@ -66,10 +68,11 @@ class Counter:
         return self._on_instruction
 
 
-async def count(load: Load) -> float:
+async def count(load: Load, *, accelerator: bool = False) -> float:
     """Return the bytecode instructions of the relay per relayed datagram."""
     counter = Counter()
-    async with memory_rig(load.connections) as rig:
+    limits = QuicLimits(retry_mode=RetryMode.NEVER, fast_path=FastPath.ON, accelerator=accelerator)
+    async with memory_rig(load.connections, limits=limits) as rig:
         run = _runner(rig, load.way)
         run(WARM_UP_PACKETS // load.burst + 1, load.burst, bytes(1200), lambda call: call())
         run(load.rounds, load.burst, bytes(1200), counter.measure)
@@ -81,9 +84,12 @@ def _runner(rig: MemoryRig, way: str) -> Callable[..., None]:
 
 
 def main() -> None:
-    """Print the counts."""
-    for load in LOADS:
-        print(f"{load.name}: {asyncio.run(count(load)):.1f}")  # noqa: T201 - its output
+    """Print the counts, in pure Python and with the accelerator if it is compiled."""
+    for accelerator in (False, True)[: 1 + is_compiled()]:
+        for load in LOADS:
+            found = asyncio.run(count(load, accelerator=accelerator))
+            suffix = ", accelerator" * accelerator
+            print(f"{load.name}{suffix}: {found:.0f}")  # noqa: T201 - its output
 
 
 if __name__ == "__main__":
