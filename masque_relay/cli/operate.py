@@ -61,7 +61,12 @@ def status(
     if as_json:
         print_json(answer)
     else:
+        workers = cast("list[dict[str, object]]", answer.pop("workers", []))
         print_table(None, ("", "value"), [(key, _cell(value)) for key, value in answer.items()])
+        if workers:
+            columns = list(workers[0])
+            rows = [[_cell(worker.get(column)) for column in columns] for worker in workers]
+            print_table(f"{len(workers)} workers", columns, rows)
 
 
 @click.command()

@@ -188,7 +188,9 @@ class Crew:
             try:
                 answers[worker] = await worker.ask(op, fields, timeout_s=patience_s)
             except ChannelError as error:
-                _log.warning("a worker does not answer", slot=worker.slot, op=op, error=str(error))
+                is_well = worker.state is WorkerState.SERVING  # else it may just have ended
+                log = _log.warning if is_well else _log.debug
+                log("a worker does not answer", slot=worker.slot, op=op, error=str(error))
 
         async with asyncio.TaskGroup() as group:
             for worker in workers:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncGenerator
@@ -98,6 +99,24 @@ class Visitors:
             await asyncio.sleep(0.2)
 
 
+class ServiceManager:
+    """Hears what a service tells systemd."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "notify"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(self.path))
+        self._socket.setblocking(False)
+
+    def heard(self) -> list[str]:
+        """Return the first line of each message, and hear no more."""
+        lines: list[str] = []
+        with self._socket as sock, suppress(BlockingIOError):
+            while True:
+                lines.append(sock.recv(4096).decode().splitlines()[0])
+        return lines
+
+
 async def restart(relay: ManagedRelay) -> dict[str, object]:
     """Run `ghostctl relay restart` and return its answer."""
     options = ["--json", "--admin", relay.admin_url]
@@ -114,7 +133,9 @@ async def restart(relay: ManagedRelay) -> dict[str, object]:
 async def test_no_datagram_is_lost_and_newcomers_meet_the_new_generation(
     tmp_path: Path, clients: Clients, echo_port: int
 ) -> None:
-    with managed_relay(tmp_path, policy=POLICY, arguments=WORKERS, environ=NO_MESH) as relay:
+    manager = ServiceManager(tmp_path)
+    environ = {**NO_MESH, "NOTIFY_SOCKET": str(manager.path)}
+    with managed_relay(tmp_path, policy=POLICY, arguments=WORKERS, environ=environ) as relay:
         old = [await clients.open(relay) for _ in range(4)]
         streams = [Stream(client, await open_tunnel(client, relay, echo_port)) for client in old]
         visitors = Visitors(relay)
@@ -161,6 +182,8 @@ async def test_no_datagram_is_lost_and_newcomers_meet_the_new_generation(
         for subject, answers in (("greedy", {429}), ("mallory", {401, 403, 407}), ("eve", {200})):
             client = await clients.open(relay)
             assert await tunnel_of(client, relay, echo_port, subject) in answers, subject
+    restarted = ["RELOADING=1", "READY=1"]
+    assert manager.heard() == ["READY=1", *restarted, *restarted, "STOPPING=1"]
 
 
 def assert_handover(status: dict[str, object], *, old_tunnels: int, new_tunnels: int) -> None:
