@@ -12,7 +12,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import cast
+from typing import Any, cast
 
 import orjson
 
@@ -122,7 +122,7 @@ class SocketPool:
     def _open_udp(
         self, endpoint: Endpoint, name: str, wanted: Mapping[str, object]
     ) -> list[socket.socket]:
-        limits = SocketLimits(**cast("dict[str, int]", wanted["limits"]))  # type: ignore[arg-type]
+        limits = SocketLimits(**cast("dict[str, Any]", wanted["limits"]))
         try:
             members = open_group(endpoint, self._routes.slot_count, limits)
         except FlowError as error:
