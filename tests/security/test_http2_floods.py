@@ -29,6 +29,7 @@ from tests.support.tcp_clients import client_context
 from tests.support.web_rig import WebRig, serving_web
 
 COUNT = 20_000
+CALM = {ErrorCodes.ENHANCE_YOUR_CALM, None}
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -58,8 +59,11 @@ def head(stream_id: int, *flags: str) -> HeadersFrame:
     return frame
 
 
-async def ends(web: WebRig, frames: bytes) -> ErrorCodes:
-    """Send a flood, with no library in between; return with which error the connection ended."""
+async def ends(web: WebRig, frames: bytes) -> ErrorCodes | None:
+    """Send a flood, with no library in between; return with which error the connection ended.
+
+    None where TCP's reset overtook the GOAWAY, as it may while the flood still comes.
+    """
     reader, writer = await asyncio.open_connection(
         str(web.https_address.address),
         web.https_address.port,
@@ -81,8 +85,7 @@ async def ends(web: WebRig, frames: bytes) -> ErrorCodes:
             await reading
     writer.transport.abort()
     goaways = [frame for frame in frames_of(bytes(answer)) if isinstance(frame, GoAwayFrame)]
-    assert goaways, "no GOAWAY"
-    return ErrorCodes(goaways[-1].error_code)
+    return ErrorCodes(goaways[-1].error_code) if goaways else None
 
 
 def frames_of(data: bytes) -> Iterator[Frame]:
@@ -114,7 +117,8 @@ async def test_rapid_reset_ends_the_connection_after_the_burst(tmp_path: Path) -
             + RstStreamFrame(stream_id, error_code=8).serialize()
             for stream_id in range(1, 2 * COUNT, 2)
         )
-        assert await ends(web, frames) is ErrorCodes.ENHANCE_YOUR_CALM
+        assert await ends(web, frames) in CALM
+        assert web.tcp.floods_stopped == 1
         assert app.asked <= limits.request_burst_count + limits.request_rate_per_s * WAIT_S
         await still_serves(web, app)
         assert app.running <= 1  # what was reset does not run on
@@ -125,10 +129,7 @@ async def test_continuation_flood_ends_the_connection_at_the_head_limit(tmp_path
     app = Counting()
     async with serving_web(tmp_path, app, limits=HttpLimits(application_exit_s=0.1)) as web:
         piece = ContinuationFrame(1, b"\x00\x01a\x7f\x80\x7f" + b"x" * 8_000).serialize()
-        assert (
-            await ends(web, head(1, "END_STREAM").serialize() + piece * 2_000)
-            is ErrorCodes.ENHANCE_YOUR_CALM
-        )
+        assert await ends(web, head(1, "END_STREAM").serialize() + piece * 2_000) in CALM
         assert app.asked == 0
         assert web.tcp.floods_stopped == 1  # by the guard, before h2 has kept any of it
         await still_serves(web, app)
@@ -157,6 +158,6 @@ async def test_cheap_frames_end_the_connection_when_they_come_too_fast(
         elif isinstance(frame, DataFrame):
             start = head(1, "END_HEADERS").serialize()
         error = await ends(web, start + frame.serialize() * COUNT)
-        assert error is ErrorCodes.ENHANCE_YOUR_CALM
+        assert error in CALM
         assert web.tcp.floods_stopped == 1
         await still_serves(web, app)
