@@ -60,6 +60,16 @@ class RelayPacer(QuicPacketPacer):
             burst_s = min(BURST_S, MAX_BURST_PACKETS * self.packet_time)
             self.bucket_max = max(self.bucket_max, burst_s)
 
+    def update_after_send(self, now: float) -> None:
+        """Take a packet out of the bucket, on credit if it is not full enough.
+
+        aioquic forgives what is missing. With a timer that comes once in a millisecond that is a
+        packet too many each time, twice the rate on a path of 10 Mbit/s.
+        """
+        if self.packet_time is not None:
+            self.update_bucket(now=now)
+            self.bucket_time -= self.packet_time
+
 
 RENO = "ghostwire-reno"
 CUBIC = "ghostwire-cubic"

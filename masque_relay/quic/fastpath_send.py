@@ -286,7 +286,7 @@ class FastSendConnection(FastReceiveConnection):
                 flight_bytes -= overhead_bytes + DATAGRAM_FRAME_OVERHEAD_BYTES + size
                 number += 1
                 if packet_time is not None:
-                    bucket = 0.0 if bucket < packet_time else bucket - packet_time
+                    bucket -= packet_time
                 continue
             room_bytes -= len(ack)
             pieces: list[bytes] = [ack] if ack else []
@@ -312,7 +312,7 @@ class FastSendConnection(FastReceiveConnection):
             ack = b""
             number += 1
             if packet_time is not None:
-                bucket = 0.0 if bucket < packet_time else bucket - packet_time
+                bucket -= packet_time
         pacer.bucket_time = bucket
         # An empty bucket is looked at once more in the next flush, as aioquic's timer would.
         self._is_pacer_due = packet_time is not None and bucket <= 0
@@ -348,7 +348,7 @@ class FastSendConnection(FastReceiveConnection):
             bucket = pacer.bucket_time
             if bucket <= 0:
                 return b""
-            bucket = pacer.bucket_time = 0.0 if bucket < packet_time else bucket - packet_time
+            bucket = pacer.bucket_time = bucket - packet_time
         self._pacing_at = None
         self._is_pacer_due = packet_time is not None and bucket <= 0
         self._datagrams_pending.popleft()

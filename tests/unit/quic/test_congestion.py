@@ -7,7 +7,14 @@ from aioquic.quic.packet_builder import QuicSentPacket
 from aioquic.quic.recovery import QuicPacketPacer
 from aioquic.tls import Epoch
 
-from masque_relay.quic.congestion import CUBIC, MAX_BURST_PACKETS, RENO, RelayPacer, SeesSizes
+from masque_relay.quic.congestion import (
+    CUBIC,
+    MAX_BURST_PACKETS,
+    PACING_GAIN,
+    RENO,
+    RelayPacer,
+    SeesSizes,
+)
 
 
 def packet(size: int, sent_s: float = 1.0) -> QuicSentPacket:
@@ -68,3 +75,27 @@ class TestPacer:
         for pacer in (ours, stock):
             pacer.update_rate(congestion_window=64_000, smoothed_rtt=0.1)
         assert self.burst(ours) == self.burst(stock)
+
+    @pytest.mark.clause("RFC 9002", "7.7", "SHOULD", "pace at a gain over window by round trip")
+    def test_over_time_the_rate_is_the_window_per_round_trip_and_a_quarter(self) -> None:
+        pacer = RelayPacer(max_datagram_size=1_280)
+        pacer.update_rate(congestion_window=128_000, smoothed_rtt=0.1)
+        sent, now_s = self.burst(pacer), 10.0
+        while now_s < 11.0:
+            now_s += 0.001  # a timer is no finer
+            while pacer.next_send_time(now=now_s) is None:
+                pacer.update_after_send(now=now_s)
+                sent += 1
+        assert sent == pytest.approx(PACING_GAIN * 1_000, rel=0.03)
+
+    def test_a_timer_that_is_late_by_a_tick_costs_a_fast_path_nothing(self) -> None:
+        pacer = RelayPacer(max_datagram_size=1_280)
+        pacer.update_rate(congestion_window=1_280_000, smoothed_rtt=0.02)
+        self.burst(pacer)
+        sent, now_s = 0, 10.0
+        for _ in range(100):
+            now_s += 0.002
+            while pacer.next_send_time(now=now_s) is None:
+                pacer.update_after_send(now=now_s)
+                sent += 1
+        assert sent == pytest.approx(PACING_GAIN * 50_000 * 0.2, rel=0.03)
