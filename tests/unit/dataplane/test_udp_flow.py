@@ -83,6 +83,29 @@ class TestReceive:
         assert bench.socket.options[-1] == (17, 104, 1)
         assert sum(map(len, bench.sink.batches)) == 64 + 1024
 
+    def test_a_thin_flow_seldom_looks_for_a_second_datagram(self) -> None:
+        bench = Bench()
+        for _ in range(8):
+            bench.socket.incoming = [(b"x", [], 0, None)]
+            bench.loop.turn()
+        bench.socket.incoming = [(b"x", [], 0, None), OSError(errno.ECONNREFUSED, "never read")]
+        bench.loop.turn()
+        assert len(bench.socket.incoming) == 1
+        assert bench.counters.receive_errors == 0
+
+    def test_a_flow_that_grows_is_drained_whole_again_soon(self) -> None:
+        bench = Bench()
+        for _ in range(8):
+            bench.socket.incoming = [(b"x", [], 0, None)]
+            bench.loop.turn()
+        bench.socket.incoming = [(b"y", [], 0, None)] * 200
+        for _ in range(8):
+            bench.loop.turn()
+        assert len(bench.sink.batches[-1]) == 64
+        for _ in range(3):
+            bench.loop.turn()
+        assert sum(map(len, bench.sink.batches)) == 208
+
 
 class TestErrors:
     """ICMP errors reach the sink, one per turn of the loop; the flow lives on."""
