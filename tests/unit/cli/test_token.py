@@ -11,6 +11,7 @@ from masque_relay.cli.output import ExitCode
 from masque_relay.cli.token import token
 from masque_relay.control.auth.keys import generate_signing_key, write_signing_key
 from masque_relay.control.auth.tokens import issue_token, read_token
+from masque_relay.wire.peer_id import format_peer_id
 
 KEY = generate_signing_key()
 
@@ -49,6 +50,17 @@ def test_an_issued_token_says_what_was_asked(key_file: Path) -> None:
     assert isinstance(claims["exp"], int)
     assert isinstance(claims["iat"], int)
     assert claims["exp"] - claims["iat"] == 7200
+
+
+def test_token_for_a_peer_is_bound_to_its_key(key_file: Path) -> None:
+    peer = format_peer_id(bytes(range(32)))
+    claims = read_token(issue(key_file, "--peer", peer).stdout.strip()).claims
+    x = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
+    assert claims["cnf"] == {"jwk": {"kty": "OKP", "crv": "Ed25519", "x": x}}
+
+    refused = issue(key_file, "--peer", "nobody")
+    assert refused.exit_code == ExitCode.USAGE
+    assert "ghostctl peer id" in refused.stderr
 
 
 def test_several_audiences_make_a_list(key_file: Path) -> None:
