@@ -39,7 +39,8 @@ def check(chosen: RelayChoice, as_json: bool, target: str) -> None:
         f"{chosen.address} lets you through to {target} (address {found['next_hop'] or 'unknown'})"
     )
     size_bytes, reliable = found["max_payload_bytes"], found["reliable"]
-    click.echo(describe_payload(int(str(size_bytes)), reliable=bool(reliable)))
+    fits = describe_payload(int(str(size_bytes)), reliable=bool(reliable))
+    click.echo(f"{fits}; by HTTP/{found['http']}")
 
 
 async def _check(chosen: RelayChoice, target: str) -> dict[str, object]:
@@ -50,6 +51,7 @@ async def _check(chosen: RelayChoice, target: str) -> dict[str, object]:
         found: dict[str, object] = {
             "relay": str(chosen.address),
             "peer": str(relay.peer),
+            "http": relay.connection.http_version,
             "target": str(wanted),
             "next_hop": opened.next_hop,
             "max_payload_bytes": payload_bytes,

@@ -38,6 +38,7 @@ class TunnelReport(ClientReport):
                 f"{entry['listen']} -> {entry['target']} through {self._relay}",
                 event="ready",
                 relay=self._relay,
+                http=link.http_version,
                 max_payload_bytes=size_bytes,
                 reliable=reliable,
                 **entry,
@@ -47,6 +48,7 @@ class TunnelReport(ClientReport):
         if ready_file is not None:
             told = {
                 "relay": self._relay,
+                "http": link.http_version,
                 "max_payload_bytes": size_bytes,
                 "reliable": reliable,
                 "forwards": described,

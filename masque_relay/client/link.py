@@ -125,6 +125,12 @@ class RelayLink:
         return any(relay.connection.lost is None for relay in self._relays)
 
     @property
+    def http_version(self) -> str:
+        """Of the newest live connection: ``"3"``, ``"2"`` or ``"1.1"``; empty without any."""
+        live = [relay.connection for relay in self._relays if relay.connection.lost is None]
+        return live[-1].http_version if live else ""
+
+    @property
     def max_payload_bytes(self) -> int:
         """The largest UDP payload that fits on every live connection now; 0 without any."""
         sizes = [relay.connection.max_udp_payload_bytes for relay in self._relays]

@@ -26,8 +26,8 @@ def describe_payload(max_payload_bytes: int, *, reliable: bool) -> str:
     """Return one line: what fits, and what that means for QUIC and WireGuard inside the tunnel."""
     if reliable:
         return (
-            f"datagrams of up to {max_payload_bytes} bytes fit (as capsules on a stream, because "
-            "the relay takes no QUIC datagrams: reliable, in order, slower)"
+            f"datagrams of up to {max_payload_bytes} bytes fit (as capsules on a stream, "
+            "because there are no QUIC datagrams: reliable, in order, slower)"
         )
     parts = [f"datagrams of up to {max_payload_bytes} bytes fit"]
     if max_payload_bytes < QUIC_INITIAL_BYTES:

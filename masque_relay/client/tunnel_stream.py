@@ -124,7 +124,6 @@ class TunnelStream:
         self._state = _State.OPENING
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closed: TunnelClosed | None = None
-        self._trailers: Headers = []
         self._capsules = CapsuleDecoder(
             max_capsule_bytes=request.max_capsule_bytes,
             known_types={CapsuleType.DATAGRAM, WRAP_UP, *request.capsule_types},
@@ -266,11 +265,13 @@ class TunnelStream:
     # -- StreamHandler ---------------------------------------------------------------------------
 
     def headers_received(self, headers: Headers, *, end_stream: bool) -> None:
-        """Take the response, or trailers, which may say why the tunnel ended."""
+        """Take the response.
+
+        What comes after it means nothing: RFC 9113 section 8.5 and RFC 9114 section 4.4 allow no
+        trailers on a connected stream, so that no ``proxy-status`` can tell of a tunnel's end.
+        """
         if self._state is _State.OPENING:
             self._answered(headers)
-        else:
-            self._trailers = headers
         if end_stream:
             self._stream_ended()
 

@@ -250,6 +250,7 @@ def test_a_tunnel_runs_on_the_http_version_that_was_asked_for(
     forwards = ["--http", http, f"127.0.0.1:0=127.0.0.1:{echo.port}"]
     with running_tunnel(relay, tmp_path, forwards) as tunnel:
         assert tunnel.ready["reliable"] is (http != "3")
+        assert tunnel.ready["http"] == http
         with sender(tunnel.door()) as local:
             assert ask(local, b"over " + http.encode()) == b"over " + http.encode()
 
