@@ -224,11 +224,19 @@ class CoalescingGauge:
     long each time that the next trial fails.
     """
 
-    __slots__ = ("_calls", "_datagrams", "_plain_left", "_plain_next", "coalescing")
+    __slots__ = (
+        "_calls",
+        "_datagrams",
+        "_is_allowed",
+        "_plain_left",
+        "_plain_next",
+        "coalescing",
+    )
 
     def __init__(self, *, coalescing: bool) -> None:
         self.coalescing = coalescing
         """What is in force now."""
+        self._is_allowed = coalescing
         self._calls = 0
         self._datagrams = 0
         self._plain_left = 0
@@ -253,9 +261,12 @@ class CoalescingGauge:
         self._plain_next = min(2 * self._plain_next, _PLAIN_DATAGRAMS_MAX)
 
     def wants_trial(self, datagram_count: int) -> bool:
-        """Take the tally of one plain drain; return whether to try GRO again."""
+        """Take the tally of one plain drain; return whether to try GRO again.
+
+        Never where it was not wanted, or not to be had, from the beginning.
+        """
         self._plain_left -= datagram_count
-        return self._plain_left <= 0
+        return self._plain_left <= 0 and self._is_allowed
 
     def switched_to_coalescing(self) -> None:
         """Note that the socket coalesces again."""

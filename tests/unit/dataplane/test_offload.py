@@ -172,6 +172,10 @@ class TestSplitBurst:
 class TestCoalescingGauge:
     """GRO where it pays, plain receives where nothing coalesces, a trial now and then."""
 
+    def test_what_was_not_wanted_is_never_tried(self) -> None:
+        gauge = CoalescingGauge(coalescing=False)
+        assert not any(gauge.wants_trial(100_000) for _ in range(3))
+
     def test_bursts_keep_gro(self) -> None:
         gauge = CoalescingGauge(coalescing=True)
         assert not any(gauge.wants_plain(2, 60) for _ in range(1000))
