@@ -2,7 +2,6 @@
 
 import asyncio
 import secrets
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,69 +11,17 @@ import pytest
 
 from masque_relay.client import Bearer, RelayAddress, RelayOptions
 from masque_relay.client.mesh.http_way import open_http_way
-from masque_relay.client.mesh.identity import PeerIdentity, verify_signature
+from masque_relay.client.mesh.identity import PeerIdentity
 from masque_relay.client.mesh.quic_way import open_quic_way
 from masque_relay.client.mesh.way import OpenWay, WayKind
-from masque_relay.contract.ghostwire import Exporter
-from masque_relay.tunnels.ghostwire_peer import PeerPorts, PeerSession
-from masque_relay.tunnels.ghostwire_peer_channel import PeerChannel
 from masque_relay.wire.ghostwire import ChannelKind, ErrorCode
 from tests.integration.client.commands import WAIT_S
 from tests.support.ghostwire_world import Recorder
 from tests.support.managed_relay import ManagedRelay, managed_relay
+from tests.support.mesh_peer import MeshPeer as Peer
 from tests.support.udp_echo import run_udp_echo
 
 ALL = [WayKind.H3, WayKind.H2, WayKind.H1, WayKind.QUIC]
-
-
-class Peer:
-    """A peer that takes every call and keeps what it hears."""
-
-    def __init__(self, identity: PeerIdentity | None = None) -> None:
-        self.identity = identity or PeerIdentity.generate()
-        self.session: PeerSession | None = None
-        self.opened = asyncio.Event()
-        self.calls: list[Recorder] = []
-        self.frames: list[Any] = []
-        self.closed: tuple[int, str, int] | None = None
-
-    def make(self, exporter: Exporter | None, *, token: str = "", name: str = "") -> PeerSession:
-        self.session = PeerSession(
-            PeerPorts(
-                peer_id=self.identity.peer_id,
-                sign=self.identity.sign,
-                verify=verify_signature,
-                token=token,
-                exporter=exporter,
-                relay_name=name,
-                window_bytes=65_536,
-                random_bytes=secrets.token_bytes,
-                monotonic_s=time.monotonic,
-                wall_s=time.time,
-                jitter=lambda: 0.5,
-            ),
-            self,
-        )
-        return self.session
-
-    def session_opened(self, welcome: Any) -> None:
-        self.opened.set()
-
-    def called(self, channel: PeerChannel) -> None:
-        recorder = Recorder()
-        recorder.channel = channel
-        self.calls.append(recorder)
-        channel.accept(recorder)
-
-    def mesh_frame_received(self, frame: Any) -> None:
-        self.frames.append(frame)
-
-    def candidates_received(self, record: Any) -> None:
-        self.frames.append(record)
-
-    def session_closed(self, code: int, reason: str, retry_after_ms: int) -> None:
-        self.closed = (code, reason, retry_after_ms)
-        self.opened.set()
 
 
 async def eventually(condition: Any) -> None:
