@@ -117,6 +117,7 @@ class TestAddresses:
         assert v4.request_id != v6.request_id
         assert await asking == (ip_network("10.89.0.2/32"),)
 
+    @pytest.mark.clause("RFC 9484", "4.7.2", "MUST NOT", "the client uses no request ID twice")
     async def test_request_ids_are_never_used_twice(self) -> None:
         connection, transport = connection_on_fake()
         tunnel = await opened(connection, Recorder())
@@ -129,6 +130,7 @@ class TestAddresses:
         ids = [decode_address_request(value)[0].request_id for value in said(transport, 2)]
         assert ids == [1, 2]
 
+    @pytest.mark.clause("RFC 9484", "4.7.1", "MUST", "the client takes each list for all there is")
     async def test_an_assignment_replaces_what_was_assigned_before(self) -> None:
         connection, _ = connection_on_fake()
         tunnel = await opened(connection, Recorder())
@@ -153,6 +155,7 @@ class TestAddresses:
             await asking
         assert [closed.reason for closed in user.closed] == [EndReason.PEER_RESET]
 
+    @pytest.mark.clause("RFC 9484", "4.7.2", "MUST", "the client answers requests of the relay too")
     async def test_a_relay_that_asks_us_for_addresses_is_refused_each(self) -> None:
         connection, transport = connection_on_fake()
         await opened(connection, Recorder())
@@ -163,6 +166,7 @@ class TestAddresses:
         assert answer.request_id == 7
         assert answer.is_refusal
 
+    @pytest.mark.clause("RFC 9484", "4.7.1", "MUST", "the client aborts on a malformed capsule")
     async def test_a_malformed_capsule_ends_the_tunnel(self) -> None:
         connection, _ = connection_on_fake()
         tunnel = await opened(connection, user := Recorder())

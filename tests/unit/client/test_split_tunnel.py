@@ -293,6 +293,7 @@ class TestPathSize:
             assert world.relay.asked[1:] == [[IPv6Address(0)]]
             assert world.device.mtu_bytes == 1_440
 
+    @pytest.mark.clause("RFC 9484", "7.2", "MUST", "the client leaves a tunnel too narrow for IPv6")
     async def test_ipv6_ends_when_the_path_becomes_too_narrow(self) -> None:
         async with World() as world:
             assert world.relay.transport is not None
