@@ -6,6 +6,7 @@ import os
 import signal
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import AsyncExitStack
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from masque_relay.admin.client import AdminRefusedError
+from masque_relay.admin.client import AdminClient, AdminRefusedError
 from masque_relay.config.dev_state import DEV_AUDIENCE, DEV_ISSUER, prepare_dev_state
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import FlowCounters, QuicCounters
@@ -29,7 +30,8 @@ from tests.integration.quic.harness import Nat
 from tests.integration.server.conftest import connect_udp, open_tunnel
 from tests.support.h3_client import WAIT_S, H3Client
 from tests.support.managed_relay import ManagedRelay, managed_relay
-from tests.support.processes import GHOSTCTL
+from tests.support.processes import GHOSTCTL, start_process, wait_until
+from tests.support.relay_process import read_ready_file
 
 POLICY = """
 [[rule]]
@@ -349,3 +351,45 @@ def test_a_port_that_is_taken_ends_the_start_with_its_name(
     assert second.returncode == 2
     assert f"listen.h3: {taken}: bind {taken}: Address already in use" in second.stderr
     assert "Traceback" not in second.stderr
+
+
+IMPATIENT = """
+import asyncio, sys
+from pathlib import Path
+from masque_relay.server import ConfigSource, RelayFiles, configure_logging
+from masque_relay.server.crew import CrewLimits
+from masque_relay.server.supervisor import Supervisor
+source = ConfigSource(
+    path=Path(sys.argv[1]),
+    overrides={("listen", "h3"): "127.0.0.1:0", ("admin", "listen"): "127.0.0.1:0"},
+)
+config = source.load()
+configure_logging(config.log.level, config.log.format)
+limits = CrewLimits(pulse_s=0.2, hang_timeout_s=2.0)
+files = RelayFiles(ready_file=Path(sys.argv[2]))
+asyncio.run(Supervisor(source, config, files, worker_count=2, limits=limits).run())
+"""
+
+
+def test_a_worker_that_stands_still_is_followed(tmp_path: Path) -> None:
+    state, ready_file = prepare_dev_state(tmp_path / "state"), tmp_path / "ready.json"
+    command = [sys.executable, "-c", IMPATIENT, str(state.config_file), str(ready_file)]
+    with (
+        start_process(
+            command,
+            log=tmp_path / "relay.log",
+            ready=lambda: read_ready_file(ready_file),
+            environment=NO_MESH,
+        ) as (_, ready),
+        AdminClient(ready["admin"], state.admin_token_file.read_text().strip()) as admin,
+    ):
+        stopped = int(str(workers(admin.status())[1]["pid"]))
+        os.kill(stopped, signal.SIGSTOP)
+
+        def followed() -> Status | None:
+            status = admin.status()
+            pids = [int(str(worker["pid"])) for worker in workers(status)]
+            return status if len(pids) == 2 and stopped not in pids else None
+
+        status = wait_until(followed, deadline_s=6 * WAIT_S, what="a follower")
+        assert status["worker_ends"] == {"crashed": 1}
