@@ -7,7 +7,7 @@ import argparse
 import json
 import socket
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,21 @@ import httpx
 from tests.support.processes import executable, run_process
 from tests.support.site_certificate import SiteCertificate
 
-Listening = tuple[str, int] | None
+Listening = Mapping[str, tuple[str, int]] | None
 _API = "type.googleapis.com/envoy.extensions"
 MAX_PACKET_BYTES = (
     1400  # UDP payload; Envoy's own default of 1250 ends HTTP datagrams at 1220 bytes
 )
+
+FORWARDED_UPGRADES = (
+    "CONNECT-UDP",
+    "CONNECT",
+    "websocket",
+    "connect-ip",
+    "connect-tcp",
+    "ghostwire",
+)
+"""What the front lets through; others are refused with 403 by Envoy itself."""
 
 
 def _h3_cluster(
@@ -130,15 +140,70 @@ def front_configuration(
     site: SiteCertificate,
     origin: tuple[str, int],
     origin_ca_file: Path,
+    origin_http: str = "3",
     listen: tuple[str, int] = ("127.0.0.1", 0),
+    over: Sequence[str] = ("h3",),
 ) -> dict[str, Any]:
-    """An HTTP/3 listener that forwards everything, CONNECT-UDP included, to our HTTP/3 origin."""
-    upgrades = [{"upgrade_type": "CONNECT-UDP"}]
+    """A front that ends the client's HTTP and forwards everything, tunnels included, to our origin.
+
+    Args:
+        site: the front's own certificate.
+        origin: the relay.
+        origin_ca_file: whom Envoy trusts there.
+        origin_http: ``3``, ``2`` or ``1.1``: how it speaks to the relay.
+        listen: where clients come in.
+        over: names of the listeners: ``h3`` on UDP, ``tls`` for HTTP/2 and HTTP/1.1.
+    """
+    listeners = {"h3": _quic_listener, "tls": _tls_listener}
+    if origin_http == "3":
+        cluster = _h3_cluster("origin", origin, server_name="localhost", ca_file=origin_ca_file)
+    else:
+        cluster = _tcp_cluster("origin", origin, http=origin_http, ca_file=origin_ca_file)
+    return {
+        "static_resources": {
+            "listeners": [listeners[name](site, listen) for name in over],
+            "clusters": [cluster],
+        }
+    }
+
+
+def _tcp_cluster(
+    name: str, endpoint: tuple[str, int], *, http: str, ca_file: Path
+) -> dict[str, Any]:
+    """Return an upstream that is reached over HTTP/2 or HTTP/1.1 with TLS."""
+    options: dict[str, Any] = (
+        {"http2_protocol_options": {"allow_connect": True}}
+        if http == "2"
+        else {"http_protocol_options": {}}
+    )
+    alpn = "h2" if http == "2" else "http/1.1"
+    cluster = _h3_cluster(name, endpoint, server_name="localhost", ca_file=ca_file)
+    (protocol_options,) = cluster["typed_extension_protocol_options"].values()
+    protocol_options["explicit_http_config"] = options
+    cluster["transport_socket"] = {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{_API}.transport_sockets.tls.v3.UpstreamTlsContext",
+            "sni": "localhost",
+            "common_tls_context": {
+                "alpn_protocols": [alpn],
+                "validation_context": {"trusted_ca": {"filename": str(ca_file)}},
+            },
+        },
+    }
+    return cluster
+
+
+def _connection_manager(codec: str) -> dict[str, Any]:
+    """Return the filter that forwards every kind of tunnel and every request to ``origin``."""
+    upgrades = [{"upgrade_type": name} for name in FORWARDED_UPGRADES]
     to_origin = {"cluster": "origin", "timeout": "0s", "upgrade_configs": upgrades}
-    connection_manager = {
+    is_connect_udp = {"name": ":protocol", "string_match": {"exact": "connect-udp"}}
+    return {
         "@type": f"{_API}.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "front",
-        "codec_type": "HTTP3",
+        "codec_type": codec,
+        "http2_protocol_options": {"allow_connect": True},
         "http3_protocol_options": {
             "allow_extended_connect": True,
             "quic_protocol_options": _quic_options(MAX_PACKET_BYTES),
@@ -154,6 +219,7 @@ def front_configuration(
                     "name": "all",
                     "domains": ["*"],
                     "routes": [
+                        {"match": {"prefix": "/", "headers": [is_connect_udp]}, "route": to_origin},
                         {"match": {"connect_matcher": {}}, "route": to_origin},
                         {"match": {"prefix": "/"}, "route": to_origin},
                     ],
@@ -167,39 +233,54 @@ def front_configuration(
             }
         ],
     }
+
+
+def _filter_chain(
+    codec: str, transport: str, context_type: str, site: SiteCertificate
+) -> dict[str, Any]:
     certificate = {
         "certificate_chain": {"filename": str(site.certificate_file)},
         "private_key": {"filename": str(site.key_file)},
     }
-    listener = {
-        "name": "front",
+    tls: dict[str, Any] = {"common_tls_context": {"tls_certificates": [certificate]}}
+    if transport == "quic":
+        typed = {"@type": f"{_API}.{context_type}", "downstream_tls_context": tls}
+    else:
+        tls["common_tls_context"]["alpn_protocols"] = ["h2", "http/1.1"]
+        typed = {"@type": f"{_API}.{context_type}", **tls}
+    manager = {
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": _connection_manager(codec),
+    }
+    return {
+        "filters": [manager],
+        "transport_socket": {
+            "name": f"envoy.transport_sockets.{transport}",
+            "typed_config": typed,
+        },
+    }
+
+
+def _quic_listener(site: SiteCertificate, listen: tuple[str, int]) -> dict[str, Any]:
+    context = "transport_sockets.quic.v3.QuicDownstreamTransport"
+    return {
+        "name": "h3",
         "address": _address(*listen, protocol="UDP"),
         "udp_listener_config": {
             "quic_options": {"quic_protocol_options": _quic_options(MAX_PACKET_BYTES)},
             "downstream_socket_config": {"prefer_gro": True},
         },
-        "filter_chains": [
-            {
-                "filters": [
-                    {
-                        "name": "envoy.filters.network.http_connection_manager",
-                        "typed_config": connection_manager,
-                    }
-                ],
-                "transport_socket": {
-                    "name": "envoy.transport_sockets.quic",
-                    "typed_config": {
-                        "@type": f"{_API}.transport_sockets.quic.v3.QuicDownstreamTransport",
-                        "downstream_tls_context": {
-                            "common_tls_context": {"tls_certificates": [certificate]}
-                        },
-                    },
-                },
-            }
-        ],
+        "filter_chains": [_filter_chain("HTTP3", "quic", context, site)],
     }
-    cluster = _h3_cluster("origin", origin, server_name="localhost", ca_file=origin_ca_file)
-    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+
+
+def _tls_listener(site: SiteCertificate, listen: tuple[str, int]) -> dict[str, Any]:
+    context = "transport_sockets.tls.v3.DownstreamTlsContext"
+    return {
+        "name": "tls",
+        "address": _address(*listen),
+        "filter_chains": [_filter_chain("AUTO", "tls", context, site)],
+    }
 
 
 @contextmanager
@@ -212,6 +293,23 @@ def run_envoy(
 ) -> Generator[tuple[str, int]]:
     """Run Envoy while the block runs; yield the address of its one listener.
 
+    See :func:`run_envoy_listeners`.
+    """
+    with run_envoy_listeners(configuration, directory, prefix=prefix, call=call) as addresses:
+        (address,) = addresses.values()
+        yield address
+
+
+@contextmanager
+def run_envoy_listeners(
+    configuration: dict[str, Any],
+    directory: Path,
+    *,
+    prefix: Sequence[str] = (),
+    call: Callable[[Callable[[], Listening]], Listening] = lambda function: function(),
+) -> Generator[Mapping[str, tuple[str, int]]]:
+    """Run Envoy while the block runs; yield the addresses of its listeners by their names.
+
     ``prefix`` (``ip netns exec NAME``) and ``call`` put it and the questions to it elsewhere.
     """
     program = executable("envoy")
@@ -222,6 +320,7 @@ def run_envoy(
         json.dumps({"admin": {"address": _address("127.0.0.1", 0)}, **configuration}),
         encoding="utf-8",
     )
+    listener_count = len(configuration["static_resources"]["listeners"])
 
     def listening() -> Listening:
         if not admin_file.exists():
@@ -232,10 +331,10 @@ def run_envoy(
         except httpx.HTTPError:
             return None
         statuses = answer.json().get("listener_statuses", [])
-        if not statuses:
+        if len(statuses) < listener_count:
             return None
-        address = statuses[0]["local_address"]["socket_address"]
-        return address["address"], address["port_value"]
+        addresses = {one["name"]: one["local_address"]["socket_address"] for one in statuses}
+        return {name: (one["address"], one["port_value"]) for name, one in addresses.items()}
 
     command = [
         *prefix,
@@ -249,8 +348,8 @@ def run_envoy(
     command += ["--admin-address-path", str(admin_file), "--log-level", "warning"]
     with run_process(
         command, log=directory / "envoy.log", ready=lambda: call(listening)
-    ) as address:
-        yield address
+    ) as addresses:
+        yield addresses
 
 
 def exchange(address: tuple[str, int], payload: bytes, *, deadline_s: float) -> bytes | None:

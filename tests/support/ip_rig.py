@@ -259,10 +259,12 @@ async def open_ip(
     protocol: str = "connect-ip",
     fields: Sequence[tuple[bytes, bytes]] = (),
     beside: IpClient | None = None,
+    over: H3Client | None = None,
 ) -> IpClient:
     """Ask for an IP tunnel; the answer may be a refusal.
 
-    ``beside`` uses the connection of another one (HTTP/3 and HTTP/2).
+    ``beside`` uses the connection of another one (HTTP/3 and HTTP/2), ``over`` one that the test
+    made.
     """
     token = relay.token() if token is None else token
     more = [*fields, *([(b"authorization", b"Bearer " + token.encode())] if token else [])]
@@ -278,7 +280,7 @@ async def open_ip(
         *more,
     ]
     if version == "h3":
-        h3 = beside.connection if beside else await relay.connect()
+        h3 = beside.connection if beside else over or await relay.connect()
         assert isinstance(h3, H3Client)
         return await _open_h3(h3, head)
     h2 = beside.connection if beside else await H2Client.connect(relay.https_address, relay.ca_pem)
