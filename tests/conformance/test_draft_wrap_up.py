@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from masque_relay.client import Bearer, HttpChoice, RelayAddress, RelayClient, RelayOptions
+from masque_relay.client.address import parse_target
+from masque_relay.client.errors import RelayLeaving
 from masque_relay.contract.verdict import EndReason
 from masque_relay.http.wrap_up import WrapUpRule
 from masque_relay.wire.capsule import Capsule, CapsuleDecoder, encode_capsule
+from masque_relay.wire.connect_tcp import DataCapsuleTypes
 from masque_relay.wire.wrap_up import WRAP_UP, WRAP_UP_CAPSULE
 from tests.support.h3_client import WAIT_S, Exchange, H3Client
 from tests.support.relay import ECHO_HOST, InProcessRelay, running_relay, udp_echo
@@ -114,3 +118,50 @@ async def test_a_client_that_sends_one_loses_that_stream_alone(
         assert relay.audit.ends()[0]["reason"] == str(EndReason.PROTOCOL_ERROR)
         neighbour.send(encode_capsule(0, b"\0unharmed"))
         assert await neighbour.read(1) == [Capsule(0, b"\0unharmed")]
+
+
+TCP_POLICY = f"""
+[[rule]]
+name = "echo"
+action = "allow"
+who = ["alice"]
+methods = ["connect-tcp"]
+targets = ["{ECHO_HOST}/32:*"]
+"""
+
+
+@pytest.mark.parametrize("http", ["3", "2", "1.1"])
+async def test_our_client_takes_it_between_the_bytes_of_a_tcp_tunnel(
+    tmp_path: Path, http: str
+) -> None:
+    async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1_000):
+            writer.write(data)
+        writer.close()
+
+    server = await asyncio.start_server(echo, ECHO_HOST, 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, running_relay(tmp_path, policy=TCP_POLICY, wrap_up=ALICE) as relay:
+        (tmp_path / "token").write_text(relay.token())
+        address = relay.address if http == "3" else relay.https_address
+        options = RelayOptions(
+            ca_file=relay.site.ca_file,
+            credential=Bearer(file=tmp_path / "token"),
+            http=HttpChoice(http),
+            connect_tcp=DataCapsuleTypes(),
+        )
+        async with RelayClient(
+            RelayAddress.parse(f"https://localhost:{address.port}"), options
+        ) as client:
+            tunnel = await client.start_tcp(parse_target(f"{ECHO_HOST}:{port}"))
+            await tunnel.write(b"before")
+            assert await tunnel.read() == b"before"
+            for connection in tuple(relay.front_end._connections):
+                for stream in connection.streams:
+                    stream.wrap_up()  # without the GOAWAY, which says the same
+            await tunnel.write(b"after")
+            assert await tunnel.read() == b"after"
+            assert client.connection.is_leaving
+            with pytest.raises(RelayLeaving):
+                await client.start_tcp(parse_target(f"{ECHO_HOST}:{port}"))
+            tunnel.write_eof()
