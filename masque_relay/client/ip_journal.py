@@ -6,11 +6,16 @@ back from here: at a clean end, at the next start, or by ``ghostctl tunnel ip --
 
 import json
 import os
+import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-DIRECTORY = Path("/run/ghostwire")
+DIRECTORY = Path("/run/ghostwire-tunnel")
+"""Not the relay's own: its user may be another, and what stands here is written by root."""
+
+
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +47,7 @@ class Journal:
         """
         self.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         beside = self.path.with_suffix(".new")
-        with beside.open("w", encoding="utf-8") as file:
+        with os.fdopen(os.open(beside, _CREATE, 0o600), "w", encoding="utf-8") as file:
             json.dump(asdict(change), file)
             file.flush()
             os.fsync(file.fileno())
@@ -51,6 +56,8 @@ class Journal:
     def read(self) -> ChangedFile | None:
         """Return what was changed and not taken back; None if nothing, or if unreadable."""
         try:
+            if not (_is_trusted(self.path.parent) and _is_trusted(self.path)):
+                return None
             content = json.loads(self.path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
@@ -76,6 +83,13 @@ class Journal:
         except PermissionError:
             return True
         return True
+
+
+def _is_trusted(path: Path) -> bool:
+    """Whether nobody but us or root may have written it: it says what root is to write where."""
+    found = path.lstat()
+    is_ours = found.st_uid in {0, os.geteuid()}
+    return is_ours and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 def _change_from(content: object) -> ChangedFile | None:

@@ -59,6 +59,20 @@ def test_a_damaged_journal_is_no_journal(tmp_path: Path) -> None:
     assert not journal.path.exists()
 
 
+def test_a_journal_that_others_may_have_written_is_no_journal(tmp_path: Path) -> None:
+    file = tmp_path / "resolv.conf"
+    file.write_text("ours\n", encoding="utf-8")
+    journal = Journal(directory=tmp_path / "run")
+    for path in (journal.path.parent, journal.path):
+        journal.write(changed(file))
+        before = path.stat().st_mode
+        path.chmod(before | 0o020)
+        assert not journal.undo()
+        assert file.read_text(encoding="utf-8") == "ours\n"
+        if path.exists():
+            path.chmod(before)
+
+
 def test_a_journal_of_a_live_process_is_not_ours_to_undo(tmp_path: Path) -> None:
     journal = Journal(directory=tmp_path)
     assert not journal.is_of_live_process()
