@@ -147,6 +147,18 @@ def test_without_privileges_the_command_says_what_it_needs(
     assert "CAP_NET_ADMIN" in done.stderr
 
 
+def test_a_refusal_leaves_nothing_and_has_its_exit_code(
+    row: Row, relay: RunningRelay, tmp_path: Path
+) -> None:
+    before = row.client.network_state()
+    (tmp_path / "token").write_text("not.a.token", encoding="utf-8")
+    command = tunnel_command(relay, ("--route", "10.60.0.0/16"), tmp_path / "ready.json")
+    command[command.index("--token-file") + 1] = str(tmp_path / "token")
+    done = row.client.run(*command)
+    assert done.returncode == 3
+    assert row.client.network_state() == before
+
+
 def test_a_name_that_is_taken_is_refused(row: Row, relay: RunningRelay, tmp_path: Path) -> None:
     arguments = ("--route", "10.60.0.0/16", "--device", "vpn0")
     with vpn_tunnel(row, relay, tmp_path, *arguments) as tunnel:
