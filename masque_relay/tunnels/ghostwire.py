@@ -50,6 +50,7 @@ from masque_relay.wire.ghostwire_codec import decode_frame, frame_value, split_d
 
 CAPSULE_TYPES = FRAME_TYPES - {FrameType.DATAGRAM}
 
+_DATAGRAMS = ChannelKind.DATAGRAMS
 _SECTION = "ghostwire: Frames"
 
 
@@ -79,7 +80,8 @@ class GhostwireSession:
         self.peer_id = b""
         self.end_reason: EndReason | None = None
         self._presence = PresenceDesk(
-            may_reach=lambda member: ports.may_reach(self.lease, member, ChannelKind.DATAGRAMS),
+            may_reach=lambda other: ports.may_reach(self.lease, other, _DATAGRAMS),
+            may_be_reached_by=lambda other: ports.may_reach(other.lease, self, _DATAGRAMS),
             send=self.send_frame,
             verify=ports.handshake.verify,
             max_watched=ports.limits.max_watched,
@@ -307,8 +309,6 @@ class GhostwireSession:
     def signed_candidates(self) -> tuple[bytes, bytes] | None:
         """The newest record of this peer, and its signature."""
         return self._presence.signed_candidates
-
-    # -- ChannelOwner: what our channels call -----------------------------------------------------
 
     @property
     def stream_room_bytes(self) -> int:

@@ -18,17 +18,27 @@ class PresenceDesk:
         signed_candidates: the newest record of the session's own peer, and its signature.
     """
 
-    __slots__ = ("_max_watched", "_may_reach", "_send", "_sequence", "_verify", "signed_candidates")
+    __slots__ = (
+        "_max_watched",
+        "_may_be_reached_by",
+        "_may_reach",
+        "_send",
+        "_sequence",
+        "_verify",
+        "signed_candidates",
+    )
 
     def __init__(
         self,
         *,
         may_reach: Callable[[Member], bool],
+        may_be_reached_by: Callable[[Member], bool],
         send: Callable[[Frame], None],
         verify: VerifySignature,
         max_watched: int,
     ) -> None:
         self._may_reach = may_reach
+        self._may_be_reached_by = may_be_reached_by
         self._send = send
         self._verify = verify
         self._max_watched = max_watched
@@ -67,7 +77,7 @@ class PresenceDesk:
             self._send(Presence(peer_id=member.peer_id, is_here=is_here))
 
     def tell_candidates(self, member: Member) -> None:
-        """Pass a member's record on."""
+        """Pass a member's record on; to one that it may call as well: both have to knock."""
         signed = member.signed_candidates
-        if signed is not None and self._may_reach(member):
+        if signed is not None and (self._may_reach(member) or self._may_be_reached_by(member)):
             self._send(PeerCandidates(record=signed[0], signature=signed[1]))

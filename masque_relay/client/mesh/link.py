@@ -39,6 +39,7 @@ class PeerLink:
     Attributes:
         number: in the addresses of this process.
         peer_id: the other peer.
+        direct_send: sends past the relay; None while only the relay leads there.
         is_refused: the last call found nobody, or nobody who wants us.
     """
 
@@ -64,6 +65,7 @@ class PeerLink:
         self.peer_id = peer_id
         self.link_id = link_id
         self.is_refused = False
+        self.direct_send: Callable[[Sequence[bytes]], int] | None = None
         self._receive = receive
         self._timers = timers
         self._session: PeerSession | None = None
@@ -74,6 +76,8 @@ class PeerLink:
 
     def send(self, payloads: Sequence[bytes]) -> int:
         """Send by the path that is there; QUIC repairs what is lost while there is none."""
+        if self.direct_send is not None:
+            return self.direct_send(payloads)
         channel = self._channel
         return len(payloads) if channel is None else channel.send_datagrams(payloads)
 
@@ -100,6 +104,10 @@ class PeerLink:
         if channel is not None:
             channel.close()
 
+    def received(self, payloads: Sequence[bytes]) -> None:
+        """Take what came, by whatever path."""
+        self._receive(self.number, payloads)
+
     # ChannelHandler.
 
     def channel_opened(self) -> None:
@@ -109,7 +117,7 @@ class PeerLink:
 
     def datagrams_received(self, payloads: Sequence[bytes]) -> None:
         """Hand over."""
-        self._receive(self.number, payloads)
+        self.received(payloads)
 
     def data_received(self, data: bytes) -> None:
         """Links have no stream bytes."""

@@ -9,9 +9,11 @@ from typing import Protocol, Self
 from masque_relay.client.clock import SystemClock
 from masque_relay.client.errors import ConnectionLost, RelayTimeout
 from masque_relay.client.mesh.certificate import SERVER_NAME, certificate_for
+from masque_relay.client.mesh.direct_peers import DirectPeers, PathChange
 from masque_relay.client.mesh.identity import PeerIdentity
 from masque_relay.client.mesh.link import LinkTable, PeerLink
 from masque_relay.client.mesh.link_socket import LinkSocket, link_endpoint
+from masque_relay.client.mesh.path_probe import EXPORTER_LABEL, KEY_BYTES
 from masque_relay.client.mesh.peer_connection import ALPN, PeerConnection
 from masque_relay.client.mesh.peer_stream import PeerStream
 from masque_relay.client.mesh.uplink import MeshUplink, UplinkChange, UplinkSettings
@@ -72,6 +74,8 @@ class MeshNode:
         *,
         on_change: Callable[[UplinkChange], None] = lambda _: None,
         user: NodeUser | None = None,
+        direct: bool = True,
+        on_path: Callable[[PathChange], None] = lambda _: None,
     ) -> None:
         self.identity = identity
         self._user = user
@@ -84,8 +88,11 @@ class MeshNode:
         self._certificate = certificate_for(identity)
         self._listener: LinkSocket | None = None
         self._endpoints: dict[PeerConnection, tuple[QuicEndpoint, PeerLink]] = {}
+        self._accepted: dict[PeerConnection, PeerLink] = {}
+        """Connections that other peers made, with the links that they came by."""
         self._up = asyncio.Event()
         self.uplink = MeshUplink(identity, settings, self, on_change=on_change)
+        self._direct = DirectPeers(self.uplink, on_change=on_path) if direct else None
         self._server = self._endpoint(self._listener_socket)
 
     async def __aenter__(self) -> Self:
@@ -107,6 +114,8 @@ class MeshNode:
         for endpoint, _ in tuple(self._endpoints.values()):
             await endpoint.close()
         await self._server.close()
+        if self._direct is not None:
+            self._direct.close()
         if self._running is not None:
             self._running.cancel()
         await self._tasks.__aexit__(kind, error, traceback)
@@ -149,6 +158,8 @@ class MeshNode:
         else:
             self._up.set()
         self._links.use_session(session)
+        if self._direct is not None:
+            self._direct.session_changed()
         for connection in tuple(self._connections.values()):
             connection.ping()
 
@@ -159,11 +170,15 @@ class MeshNode:
 
     def mesh_frame_received(self, frame: Observed | Presence | Relays | Restarting) -> None:
         """Pass on."""
+        if self._direct is not None and isinstance(frame, Observed):
+            self._direct.observed(frame)
         if self._user is not None:
             self._user.mesh_frame_received(frame)
 
     def candidates_received(self, record: CandidateRecord) -> None:
-        """Pass on."""
+        """Look there, and pass on."""
+        if self._direct is not None:
+            self._direct.candidates_received(record)
         if self._user is not None:
             self._user.candidates_received(record)
 
@@ -215,6 +230,7 @@ class MeshNode:
             raise connection.lost
         self._endpoints[connection] = (endpoint, link)
         self._connections[peer_id] = connection
+        self._look_for_direct_path(connection, link)
         return connection
 
     async def _give_up(self, endpoint: QuicEndpoint, link: PeerLink) -> None:
@@ -230,9 +246,16 @@ class MeshNode:
         """Take a connection that another peer made; the link says who the relay says it is."""
         link = self._links.get(int(IPv6Address(str(transport.peer.address))) & 0xFFFF_FFFF)
         connection = self._connection(transport, expected=None if link is None else link.peer_id)
-        if connection.lost is None:
+        if connection.lost is None and link is not None:
             self._connections.setdefault(connection.peer_id, connection)
+            self._accepted[connection] = link
+            self._look_for_direct_path(connection, link)
         return connection
+
+    def _look_for_direct_path(self, connection: PeerConnection, link: PeerLink) -> None:
+        if self._direct is not None:
+            key = connection.transport.export_keying_material(EXPORTER_LABEL, b"", KEY_BYTES)
+            self._direct.add(link, key)
 
     def _stream_came(self, connection: PeerConnection, service: bytes, stream: PeerStream) -> bool:
         handler = self._services.get(service)
@@ -245,8 +268,12 @@ class MeshNode:
         if self._connections.get(connection.peer_id) is connection:
             del self._connections[connection.peer_id]
         endpoint, link = self._endpoints.pop(connection, (None, None))
-        if endpoint is not None and link is not None:
+        link = link or self._accepted.pop(connection, None)
+        if link is not None:
+            if self._direct is not None:
+                self._direct.forget(link)
             self._links.forget(link)
+        if endpoint is not None:
             self._tasks.create_task(endpoint.close())
 
     # Sockets.

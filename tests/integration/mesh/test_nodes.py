@@ -13,6 +13,7 @@ import pytest
 
 from masque_relay.client import Bearer, RelayAddress, RelayOptions
 from masque_relay.client.errors import ConnectionLost, PeerRefused
+from masque_relay.client.mesh.direct_peers import PathChange
 from masque_relay.client.mesh.http_way import open_http_way
 from masque_relay.client.mesh.identity import PeerIdentity
 from masque_relay.client.mesh.node import MeshNode
@@ -147,5 +148,38 @@ async def test_transfer_survives_the_relays_restart(tmp_path: Path) -> None:
         async with asyncio.timeout(2 * WAIT_S):
             await sending
             await receiving
+
+        assert bytes(received) == payload
+
+
+async def test_peers_go_direct_and_the_relays_death_does_not_matter_then(tmp_path: Path) -> None:
+    changes: list[PathChange] = []
+    async with AsyncExitStack() as stack:
+        relay = stack.enter_context(managed_relay(tmp_path, expect_exit=None))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        bob = await stack.enter_async_context(node(relay))
+        alice = await stack.enter_async_context(
+            MeshNode(PeerIdentity.generate(), ways_to(relay, [WayKind.H3]), on_path=changes.append)
+        )
+        async with asyncio.timeout(WAIT_S):
+            await alice.wait_up()
+        bob.serve(b"echo", Echo(tasks))
+        stream = await alice.open_stream(bob.identity.peer_id, b"echo")
+        async with asyncio.timeout(WAIT_S):
+            while not changes:  # noqa: ASYNC110  (seen from outside)
+                await asyncio.sleep(0.01)
+        assert changes[0].peer_id == bob.identity.peer_id
+        assert changes[0].address is not None
+        relay.process.kill()
+        relay.process.wait()
+        payload = secrets.token_bytes(200_000)
+        received = bytearray()
+        async with asyncio.timeout(WAIT_S):
+            for at in range(0, len(payload), 10_000):
+                await stream.write(payload[at : at + 10_000])
+                received += await stream.read()
+            stream.write_eof()
+            while data := await stream.read():
+                received += data
 
         assert bytes(received) == payload
