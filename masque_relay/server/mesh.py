@@ -64,12 +64,14 @@ class MeshSettings:
     connect_timeout_s: float
     relays_document: bytes = b""
     """The relay map as JSON; empty for none."""
-    observer_port: int = 0
-    """UDP port that answers address queries; 0 for none."""
 
 
 class Mesh:
-    """An async context manager: its sessions' tasks live in it, and a tick once per second."""
+    """An async context manager: its sessions' tasks live in it, and a tick once per second.
+
+    Attributes:
+        observer_port: the UDP port that answers STUN Bindings; 0 for none.
+    """
 
     def __init__(
         self,
@@ -81,6 +83,7 @@ class Mesh:
         clock: Clock,
         counters: MeshCounters,
     ) -> None:
+        self.observer_port = 0
         self._settings = settings
         self._gate = gate
         self._dataplane = dataplane
@@ -106,7 +109,7 @@ class Mesh:
             counters=counters,
             limits=settings.limits,
             relays_document=settings.relays_document,
-            observer_port=settings.observer_port,
+            observer_port=lambda: self.observer_port,
         )
 
     async def __aenter__(self) -> Self:

@@ -40,8 +40,8 @@ from masque_relay.http.pvd import PvdEndpoint, offers_of, pvd_route
 from masque_relay.http.routes import build_app
 from masque_relay.http.tcp_front import TcpFront
 from masque_relay.http.tcp_tls import ALPN_H1, ALPN_H2
-from masque_relay.http.wrap_up import WrapUpRule
 from masque_relay.http.tunnel import TunnelKind
+from masque_relay.http.wrap_up import WrapUpRule
 from masque_relay.quic.application import ApplicationFactory
 from masque_relay.quic.endpoint import QuicEndpoint
 from masque_relay.quic.h3_adapter import H3Session
@@ -238,6 +238,8 @@ async def open_parts(
         flows=counters.flow,
         listeners=listeners,
     )
+    if mesh is not None:
+        mesh.observer_port = _stun_port(config, h3_address)
     return Parts(
         counters=counters,
         audit=audit,
@@ -254,6 +256,13 @@ async def open_parts(
         turn=turn,
         mesh=mesh,
     )
+
+
+def _stun_port(config: RelayConfig, h3_address: Endpoint) -> int:
+    """Return the UDP port that answers STUN Bindings; 0 for none."""
+    if config.turn.on_h3_port:
+        return h3_address.port
+    return config.turn.udp[0].port if config.turn.udp else 0
 
 
 def _tunnel_kinds(

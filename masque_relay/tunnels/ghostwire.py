@@ -254,7 +254,7 @@ class GhostwireSession:
             Observed(
                 address=source.address.packed,
                 port=source.port,
-                observer_port=self._ports.observer_port,
+                observer_port=self._ports.observer_port(),
             )
         )
 

@@ -52,5 +52,5 @@ class SessionPorts:
     limits: GhostwireLimits
     relays_document: bytes
     """The relay map; empty for none."""
-    observer_port: int
-    """UDP port that answers address queries; 0 for none."""
+    observer_port: Callable[[], int]
+    """The UDP port that answers STUN Bindings; 0 for none."""

@@ -240,7 +240,7 @@ class World:
             counters=self.counters,
             limits=GhostwireLimits(**limits),
             relays_document=b"",
-            observer_port=443,
+            observer_port=lambda: 443,
         )
 
     def peer(self, name: str, **changes: Any) -> Peer:
