@@ -57,6 +57,16 @@ def test_indications_of_strangers_are_dropped_silently(rig: TurnRig, method: Met
     assert rig.client().deliver(data) == []
 
 
+def test_requests_are_counted_by_kind_and_errors_too(rig: TurnRig) -> None:
+    client = rig.client()
+    client.allocate()
+    client.permit(PEER)
+    client.permit()
+    assert rig.counters.allocate_requests == 2
+    assert rig.counters.other_requests == 2
+    assert rig.counters.errors == 1
+
+
 def test_channel_data_of_a_stranger_is_dropped_and_counted(rig: TurnRig) -> None:
     rig.client().send_channel(0x4000, b"x")
     assert rig.counters.no_channel == 1
