@@ -147,7 +147,7 @@ class CompiledPolicy:
         self._subjects = _Subjects(document.rules, document.groups, lambda rule: rule.who)
         self._callees = _Subjects(document.rules, document.groups, lambda rule: rule.peers)
         self._identities: dict[tuple[str, tuple[str, ...], Method], int] = {}
-        self._packet_tables: dict[tuple[int, str | None], PacketTable] = {}
+        self._packet_tables: dict[tuple[int, tuple[str, ...]], PacketTable] = {}
         self._methods = dict.fromkeys(Method, 0)
         self._allow = 0
         self._with_peers = 0
@@ -190,7 +190,7 @@ class CompiledPolicy:
         """Return the packet filter for the identity, name, source and moment of a query."""
         rules = list(self._in_order(self._applicable(query), query))
         mask = sum(bit for _, bit in rules)
-        key = (mask, query.name)
+        key = (mask, self._name_keys(query.name))
         table = self._packet_tables.get(key)
         if table is None:
             if len(self._packet_tables) >= MAX_REMEMBERED_TABLES:
@@ -342,6 +342,21 @@ class CompiledPolicy:
                 mask |= suffix.find(port)
             _, dot, rest = rest.partition(".")
         return mask
+
+    def _name_keys(self, name: str | None) -> tuple[str, ...]:
+        """Return all that the rules can know of a name: names with equal keys have equal answers.
+
+        A client chooses the name; it must not choose how many tables are compiled.
+        """
+        if name is None:
+            return ()
+        keys = [name] if name in self._by_name else []
+        _, dot, rest = name.partition(".")
+        while dot:
+            if rest in self._by_suffix:
+                keys.append(f"*.{rest}")
+            _, dot, rest = rest.partition(".")
+        return tuple(keys)
 
     def _in_order(self, mask: int, query: Query) -> Iterator[tuple[Rule, int]]:
         """Yield the rules of a mask, first the lowest, whose times and sources hold."""

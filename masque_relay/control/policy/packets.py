@@ -6,7 +6,7 @@ answer, so the policy itself is asked once per piece and port range, and what a 
 bisection, or two where the ports differ.
 """
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
@@ -70,12 +70,8 @@ class PacketTable:
             admits: the policy's answer for one address and port.
         """
         patterns = [pattern for rule in rules for pattern in rule.targets]
-        ports = _port_cuts(patterns)
-        networks = [pattern.network for pattern in patterns if pattern.network is not None]
-        networks += [network for network, _ in PROTECTED_NETWORKS]
-        networks += _NEVER_ROUTED
-        self._v4 = self._compile(_address_cuts(networks, 4), ports, admits)
-        self._v6 = self._compile(_address_cuts(networks, 6), ports, admits)
+        self._v4 = _compile(patterns, 4, admits)
+        self._v6 = _compile(patterns, 6, admits)
 
     def admits(self, version: int, destination: int, ip_protocol: int, port: int) -> bool:
         """Decide on one packet; rules do not tell protocols apart."""
@@ -95,11 +91,6 @@ class PacketTable:
             for first, last in _admitted(family, int(wanted.first), int(wanted.last)):
                 found.append(IpRange(make(first), make(last), wanted.ip_protocol))
         return found
-
-    @staticmethod
-    def _compile(starts: Sequence[int], ports: Sequence[int], admits: AdmitsPort) -> _Family:
-        make = IPv4Address if starts[-1] <= 0xFFFF_FFFF else IPv6Address
-        return _Family(starts, [_ports_of(make(start), ports, admits) for start in starts])
 
 
 class LeaseFilter:
@@ -166,13 +157,51 @@ def _ports_of(address: IPAddress, ports: Sequence[int], admits: AdmitsPort) -> P
     return tuple(changes) if changes else False
 
 
-def _port_cuts(patterns: Iterable[TargetPattern]) -> list[int]:
-    """Return every port at which an answer may change; 0 is what has no port."""
-    cuts = {0, 1}
+def _compile(patterns: Sequence[TargetPattern], version: int, admits: AdmitsPort) -> _Family:
+    networks = [pattern.network for pattern in patterns if pattern.network is not None]
+    networks += [network for network, _ in PROTECTED_NETWORKS]
+    networks += _NEVER_ROUTED
+    starts = _address_cuts(networks, version)
+    make = IPv4Address if version == 4 else IPv6Address
+    ports = _port_cuts(patterns, starts, version)
+    return _Family(
+        starts,
+        [
+            _ports_of(make(start), sorted(cuts), admits)
+            for start, cuts in zip(starts, ports, strict=True)
+        ],
+    )
+
+
+def _port_cuts(
+    patterns: Iterable[TargetPattern], starts: Sequence[int], version: int
+) -> list[set[int]]:
+    """Return, for each piece, the ports at which its answer may change; 0 is what has no port.
+
+    Only patterns that can match there count: a policy with many CIDRs and many ports would take
+    seconds otherwise.
+    """
+    everywhere = {0, 1}
+    cuts: list[set[int]] = [set() for _ in starts]
     for pattern in patterns:
-        for first, last in pattern.ports:
-            cuts |= {first, last + 1}
-    return sorted(cut for cut in cuts if cut <= MAX_PORT)
+        own = {cut for ports in pattern.ports for cut in (ports[0], ports[1] + 1)}
+        if pattern.network is None:
+            everywhere |= own
+            continue
+        for first, after in _places(pattern.network, version):
+            for index in range(bisect_left(starts, first), bisect_left(starts, after)):
+                cuts[index] |= own
+    return [{cut for cut in own | everywhere if cut <= MAX_PORT} for own in cuts]
+
+
+def _places(network: IPNetwork, version: int) -> list[tuple[int, int]]:
+    """Return where a network lies in a family, half-open: itself, or where IPv6 embeds it."""
+    first, after = int(network.network_address), int(network.broadcast_address) + 1
+    if network.version == version:
+        return [(first, after)]
+    if version == 4:
+        return []
+    return [(base + (first << shift), base + (after << shift)) for base, shift in _EMBEDDINGS]
 
 
 def _address_cuts(networks: Iterable[IPNetwork], version: int) -> list[int]:
@@ -180,12 +209,8 @@ def _address_cuts(networks: Iterable[IPNetwork], version: int) -> list[int]:
     end = 1 << (32 if version == 4 else 128)
     cuts = {0}
     for network in networks:
-        first, after = int(network.network_address), int(network.broadcast_address) + 1
-        if network.version == version:
+        for first, after in _places(network, version):
             cuts |= {first, after}
-        elif version == 6:
-            for base, shift in _EMBEDDINGS:
-                cuts |= {base + (first << shift), base + (after << shift)}
     if version == 6:
         for base, shift in _EMBEDDINGS:
             cuts |= {base, base + (1 << (32 + shift))}

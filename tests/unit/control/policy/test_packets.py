@@ -177,7 +177,19 @@ class TestSharing:
         assert compiled.packet_table(query(subject="a")) is compiled.packet_table(
             query(subject="b")
         )
-        assert compiled.packet_table(query("x.example")) is not compiled.packet_table(query())
+        # No rule knows the name: it makes no difference, and no table of its own.
+        assert compiled.packet_table(query("x.example")) is compiled.packet_table(query())
+
+    def test_names_that_the_rules_know_alike_share_one_too(self) -> None:
+        compiled = policy(allow("*.corp.example:22", "db.corp.example:5432"))
+        tables = {
+            name: compiled.packet_table(query(name))
+            for name in ("a.corp.example", "b.corp.example", "db.corp.example", "example.org")
+        }
+        assert tables["a.corp.example"] is tables["b.corp.example"]
+        assert len({id(found) for found in tables.values()}) == 3
+        assert admits(tables["db.corp.example"], "9.9.9.9", 5432)
+        assert not admits(tables["a.corp.example"], "9.9.9.9", 5432)
 
     def test_a_lease_hears_of_another_table_once(self) -> None:
         first, second = table(allow("10.0.0.0/8:*")), table()
@@ -193,9 +205,11 @@ class TestSharing:
 def test_a_big_policy_stays_quick() -> None:
     networks = [f"10.{n >> 8}.{n & 255}.0/24:{1000 + n % 50}" for n in range(1_000)]
     compiled = policy(allow("*:443", *networks))
-    table_of_all = compiled.packet_table(query())
     scale = 10
-    started = time.perf_counter()
+    started = time.process_time()
+    table_of_all = compiled.packet_table(query())
+    assert time.process_time() - started < 0.3 * scale
+    started = time.process_time()
     for number in range(10_000):
         table_of_all.admits(4, number * 40_003 & 0xFFFF_FFFF, UDP, 443)
-    assert time.perf_counter() - started < 0.02 * scale
+    assert time.process_time() - started < 0.02 * scale
