@@ -188,6 +188,11 @@ def _vpn_change(directory: Path, egress: str, more: str) -> Callable[[DevState],
 
     def change(state: DevState) -> None:
         use_certificate(certificate)(state)
+        # A client that was killed keeps its tunnel until then.
+        text = state.config_file.read_text(encoding="utf-8")
+        assert "deadline_s = 5\n" in text
+        text = text.replace("deadline_s = 5\n", "deadline_s = 0.5\n")
+        state.config_file.write_text(text, encoding="utf-8")
         with state.config_file.open("a", encoding="utf-8") as config:
             config.write(f'\n[connect_ip]\nenabled = true\negress = "{egress}"\n{more}\n')
         with state.policy_file.open("a", encoding="utf-8") as policy:
