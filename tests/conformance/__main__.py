@@ -19,6 +19,7 @@ TITLES = {
     "RFC 8801": "provisioning domains (/.well-known/pvd)",
     "RFC 9000": "QUIC, as far as a relay can break it above its QUIC library",
     "RFC 9001": "TLS in QUIC",
+    "RFC 9002": "QUIC loss detection and congestion control",
     "RFC 9110": "HTTP semantics",
     "RFC 9112": "HTTP/1.1",
     "RFC 9113": "HTTP/2",
