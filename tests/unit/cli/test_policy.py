@@ -120,6 +120,58 @@ def test_explanations(file: Path, arguments: list[str], exit_code: ExitCode, say
     assert says in result.output
 
 
+IP_POLICY = """
+[[rule]]
+name = "lab"
+action = "allow"
+who = ["*"]
+methods = ["connect-ip"]
+targets = ["10.20.0.0/16:22", "*.lab.example:80"]
+
+[[test]]
+as = "alice"
+method = "connect-ip"
+target = "10.0.0.0/8"
+expect = "pending"
+rule = "lab"
+
+[[test]]
+as = "alice"
+method = "connect-ip"
+target = "www.lab.example"
+address = "10.9.0.1"
+expect = "deny"
+
+[[test]]
+as = "alice"
+method = "connect-ip"
+target = "10.20.0.1:22"
+expect = "allow"
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "exit_code", "says"),
+    [
+        ("10.20.0.0/24", ExitCode.OK, "each packet: the tunnel opens"),
+        ("*", ExitCode.OK, "next: ask again with a TARGET such as"),
+        ("www.lab.example", ExitCode.OK, "PENDING"),
+        ("10.20.0.1:22", ExitCode.OK, "ALLOW (rule 'lab')"),
+        ("10.20.0.1:23", ExitCode.REFUSED, "DENY (no rule matched)"),
+        ("10.30.0.0/16", ExitCode.REFUSED, "DENY (no rule matched)"),
+        ("10.20.0.1/16", ExitCode.USAGE, "host bits"),
+    ],
+)
+def test_connect_ip_is_asked_by_scope_or_by_packet(
+    tmp_path: Path, target: str, exit_code: ExitCode, says: str
+) -> None:
+    file = tmp_path / "ip.toml"
+    file.write_text(IP_POLICY)
+    result = run("explain", "--policy", str(file), "--as", "alice", "connect-ip", target)
+    assert result.exit_code == exit_code
+    assert says in result.output + result.stderr
+
+
 @pytest.mark.parametrize("place", ["policy.toml", "state/policy.toml"])
 def test_the_policy_of_this_directory_or_of_its_development_relay_is_taken(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
