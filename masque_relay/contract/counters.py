@@ -37,6 +37,10 @@ class QuicCounters:
     """Neither of a known connection nor a fit beginning of one; dropped."""
     packets_handed_over: int = 0
     """Given to the worker whose they may be."""
+    packets_forged: int = 0
+    """Of a known connection, but its keys did not seal them: forged or damaged; dropped."""
+    packets_duplicate: int = 0
+    """Received before, or too long ago to know; dropped."""
     sends_dropped: int = 0
     """UDP datagrams that the kernel would not take."""
     quic_datagrams_received: int = 0

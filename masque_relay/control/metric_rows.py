@@ -133,6 +133,18 @@ _RELAY_ROWS: tuple[MetricRow, ...] = (
     ),
     _row(
         "quic",
+        "packets_forged",
+        "quic_packets_forged",
+        "Packets with the ID of a connection that were not sealed with its keys.",
+    ),
+    _row(
+        "quic",
+        "packets_duplicate",
+        "quic_packets_duplicate",
+        "Packets that had been received before, or are too old to know.",
+    ),
+    _row(
+        "quic",
         "sends_dropped",
         "quic_sends_dropped",
         "UDP datagrams that the kernel would not take from the QUIC endpoint.",

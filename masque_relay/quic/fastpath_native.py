@@ -93,8 +93,11 @@ class AcceleratedConnection(FastSendConnection):
         index = start_index
         spin_number, spin_byte = self._spin_highest_pn, -1
         for number, count, byte, content, expected in items:
-            if not isinstance(content, list):
-                if content is not None and not self._take_plain(space, number, content, now):
+            if content is None:
+                self._counters.packets_forged += 1
+                index += 1
+            elif not isinstance(content, list):
+                if not self._take_plain(space, number, content, now):
                     break
                 index += 1
             elif number > space.largest_received_packet:

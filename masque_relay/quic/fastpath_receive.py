@@ -172,6 +172,7 @@ class FastReceiveConnection(AckPolicyConnection):
                 plain = unseal((iv ^ number).to_bytes(12, "big"), packet[end:], header)
             except InvalidTag:
                 opened += 1
+                self._counters.packets_forged += 1
                 continue
             if number <= highest:
                 if last >= first:

@@ -15,7 +15,6 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     END_STATES,
     Limit,
-    QuicConnectionAdapter,
     QuicConnectionId,
     QuicConnectionState,
     QuicNetworkPath,
@@ -39,6 +38,7 @@ from masque_relay.contract.counters import QuicCounters
 from masque_relay.quic import aioquic_private
 from masque_relay.quic.aioquic_private import Buffer
 from masque_relay.quic.congestion import RelayPacer, SeesSizes
+from masque_relay.quic.dropped_packets import CountingLogger, CountingWindow
 from masque_relay.quic.limits import QuicLimits
 from masque_relay.quic.outgoing import Address, Run, by_destination
 from masque_relay.quic.path_mtu import BLACK_HOLE_LOSSES, PathMtu
@@ -123,8 +123,8 @@ class HardenedQuicConnection(QuietTurnsConnection):
             is_ipv6=":" in peer_address[0],
         )
         self._flushed_at = 0.0
-        self._logger = QuicConnectionAdapter(
-            _AIOQUIC_LOG, {"id": self.original_destination_connection_id.hex()}
+        self._logger = CountingLogger(
+            _AIOQUIC_LOG, self.original_destination_connection_id.hex(), counters
         )
         aioquic_private.replace_pacer(
             self._loss, RelayPacer(max_datagram_size=self._max_datagram_size)
@@ -267,6 +267,7 @@ class HardenedQuicConnection(QuietTurnsConnection):
 
     def _initialize(self, peer_cid: bytes) -> None:
         super()._initialize(peer_cid)
+        self._space.received_packets = CountingWindow(self._counters)
         harden(
             self.tls,
             certificates=self._policy.certificates,

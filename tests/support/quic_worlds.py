@@ -229,6 +229,15 @@ def differences(one: World, other: World) -> list[str]:
             for key in first
             if first[key] != second[key]
         ]
+    drops = [
+        [
+            (c.packets_forged, c.packets_duplicate)
+            for c in (w.pair.client_counters, w.pair.server_counters)
+        ]
+        for w in (one, other)
+    ]
+    if drops[0] != drops[1]:
+        found.append(f"dropped packets: {drops[0]} != {drops[1]}")
     for (a, end), (b, _) in zip(one.calls(), other.calls(), strict=True):
         if (a.datagrams, a.streams, a.lost) != (b.datagrams, b.streams, b.lost):
             found.append(f"what the application saw, client: {end.is_client}")

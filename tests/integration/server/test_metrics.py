@@ -30,6 +30,8 @@ targets = ["127.0.0.1/32:*"]
 """
 
 MOVED_ELSEWHERE = {
+    "quic.packets_forged": "tests/unit/quic/test_dropped_packets.py",
+    "quic.packets_duplicate": "tests/unit/quic/test_dropped_packets.py",
     "quic.connections_accelerated": "tests/unit/quic/test_table.py",
     "upstream.connected": "tests/integration/server/test_chain.py",
     "upstream.away": "tests/integration/server/test_chain.py",

@@ -90,6 +90,7 @@ def test_a_connection_is_counted_by_the_way_of_its_packets_until_it_ends() -> No
     connection.uncount_way(counters)  # one whose handshake never ended
     assert (counters.connections_fast, counters.connections_accelerated) == (0, 0)
     connection.count_way(counters)
-    assert (counters.connections_fast, counters.connections_accelerated) == (1, 1)
+    assert counters.connections_fast == 1
+    assert counters.connections_accelerated == 1
     connection.uncount_way(counters)
     assert (counters.connections_fast, counters.connections_accelerated) == (0, 0)
