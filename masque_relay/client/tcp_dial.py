@@ -19,23 +19,59 @@ from masque_relay.http.tcp_limits import TcpLimits
 from masque_relay.http.tcp_wire import TcpSession, Wire
 
 KEEPALIVE_PROBES = 3
+GOODBYE_S = 1.0  # for TLS's close_notify both ways
 _CERTIFICATE_REQUIRED = "CERTIFICATE_REQUIRED"
 
 Begin = Callable[[Wire, TcpLink], TcpSession]
 
 
+class OpenConnections:
+    """The TLS connections that are open, so that their owner can see them all closed."""
+
+    def __init__(self) -> None:
+        self._connections: set[TcpConnection] = set()
+        self._all_lost = asyncio.Event()
+        self._all_lost.set()
+
+    def opened(self, connection: TcpConnection) -> None:
+        """Count one in."""
+        self._connections.add(connection)
+        self._all_lost.clear()
+
+    def lost(self, connection: TcpConnection) -> None:
+        """Count one out."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._all_lost.set()
+
+    async def close(self) -> None:
+        """Close all, and cut off those whose goodbye takes longer than ``GOODBYE_S``."""
+        for connection in tuple(self._connections):
+            connection.close()
+        for _ in range(2):
+            try:
+                async with asyncio.timeout(GOODBYE_S):
+                    await self._all_lost.wait()
+            except TimeoutError:
+                for connection in tuple(self._connections):
+                    connection.abort()
+
+
 class _Owner:
     """What a TcpConnection needs; a ConnectionOwner."""
 
-    def __init__(self, begin: Begin) -> None:
+    def __init__(self, begin: Begin, connections: OpenConnections) -> None:
         self._begin = begin
+        self._connections = connections
 
     def begin(self, connection: TcpConnection, link: TcpLink) -> TcpSession:
         """Put a session on the connection."""
+        self._connections.opened(connection)
         return self._begin(connection, link)
 
     def lost(self, connection: TcpConnection) -> None:
         """The session was told already."""
+        self._connections.lost(connection)
 
 
 class DialledConnection(TcpConnection):
@@ -63,6 +99,7 @@ async def dial_tls(
     tls: ssl.SSLContext,
     limits: ClientLimits,
     clock: Clock,
+    connections: OpenConnections,
 ) -> DialledConnection:
     """Open a TLS connection to the first of the relay's addresses that answers; return it.
 
@@ -73,6 +110,7 @@ async def dial_tls(
         tls: what is checked and shown.
         limits: deadlines.
         clock: time.
+        connections: where the connection is counted.
 
     Raises:
         RelayUnreachable: none answered within ``limits.connect_timeout_s``.
@@ -85,7 +123,11 @@ async def dial_tls(
         async with asyncio.timeout(limits.connect_timeout_s):
             _, connection = await asyncio.get_running_loop().create_connection(
                 lambda: DialledConnection(
-                    _Owner(begin), peer, connection_id="", limits=TcpLimits(), clock=clock
+                    _Owner(begin, connections),
+                    peer,
+                    connection_id="",
+                    limits=TcpLimits(),
+                    clock=clock,
                 ),
                 sock=connected,
                 ssl=tls,

@@ -19,7 +19,12 @@ from masque_relay.client.h2 import H2ClientTransport
 from masque_relay.client.h3 import h3_application
 from masque_relay.client.http_version import HttpChoice
 from masque_relay.client.limits import ClientLimits, TcpWayLimits
-from masque_relay.client.tcp_dial import DialledConnection, dial_tls, untrusted_from
+from masque_relay.client.tcp_dial import (
+    DialledConnection,
+    OpenConnections,
+    dial_tls,
+    untrusted_from,
+)
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import QuicCounters
 from masque_relay.contract.ports import Clock, DatagramSocketFactory
@@ -132,6 +137,7 @@ async def open_tcp(parts: UplinkParts, alpn: tuple[str, ...]) -> Uplink:
         await uplink.open()
     except BaseException:
         uplink.connection.close()
+        await uplink.end()
         raise
     return Uplink(
         connection=uplink.connection,
@@ -154,6 +160,7 @@ class _TcpUplink:
         self._tls_h1 = tcp_tls(options.ca_file, options.credential, (ALPN_H1,))
         self.connection = RelayConnection(options.limits)
         self._h2: H2ClientTransport | None = None
+        self._connections = OpenConnections()
 
     async def open(self) -> None:
         endpoints = await relay_endpoints(self._parts.address, self._limits)
@@ -193,7 +200,8 @@ class _TcpUplink:
         return (0, 0) if h2 is None else (h2.written_count, h2.read_count)
 
     async def end(self) -> None:
-        """Nothing is left once the connection is closed."""
+        """Wait until every socket is closed."""
+        await self._connections.close()
 
     async def _dial_h1(self, endpoints: tuple[Endpoint, ...], begin: Begin) -> None:
         await self._dial(endpoints, lambda wire, _: begin(wire), self._tls_h1)
@@ -208,4 +216,5 @@ class _TcpUplink:
             tls=tls,
             limits=self._limits,
             clock=self._parts.clock,
+            connections=self._connections,
         )

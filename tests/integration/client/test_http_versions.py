@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -81,11 +81,19 @@ async def blocked_udp(relay: ManagedRelay) -> AsyncGenerator[str]:
             group.create_task(pipe(reader, there[1]))
             group.create_task(pipe(there[0], writer))
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as hole:
-            hole.bind(("127.0.0.1", port))
-            yield f"https://127.0.0.1:{port}"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as hole:
+        server = await _serve_beside(hole, serve)
+        async with server:
+            yield f"https://127.0.0.1:{hole.getsockname()[1]}"
+
+
+async def _serve_beside(
+    hole: socket.socket,
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> asyncio.Server:
+    """Bind a UDP port, and serve on the TCP port of the same number."""
+    hole.bind(("127.0.0.1", 0))
+    return await asyncio.start_server(serve, "127.0.0.1", hole.getsockname()[1])
 
 
 @pytest.mark.parametrize("http", VERSIONS)
