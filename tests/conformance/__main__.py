@@ -13,6 +13,11 @@ from tests.conformance.clauses import (
 from tests.conformance.not_applicable import NOT_APPLICABLE
 
 TITLES = {
+    "RFC 5769": "test vectors of STUN",
+    "RFC 6062": "TURN for TCP",
+    "RFC 8016": "mobility with TURN",
+    "RFC 8489": "STUN",
+    "RFC 8656": "TURN",
     "RFC 6455": "WebSocket",
     "RFC 8305": "Happy Eyeballs",
     "RFC 8441": "extended CONNECT",

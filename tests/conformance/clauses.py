@@ -53,7 +53,8 @@ def collect_clauses(root: Path = ROOT) -> list[Clause]:
 def collect_deviations(root: Path = ROOT) -> list[Deviation]:
     """Return every ``Deviation`` from an RFC that the sources declare."""
     found: list[Deviation] = []
-    for path in sorted((root / "masque_relay").rglob("*.py")):
+    sources = [*(root / "masque_relay").rglob("*.py"), *(root / "fallbacks").rglob("*.py")]
+    for path in sorted(sources):
         text = re.sub(r"\s+(#\s*)?", " ", path.read_text(encoding="utf-8"))
         for declared in re.finditer(r"Deviation\b[^.]*?(RFC \d+) section ([\d.]*\d)", text):
             place = path.relative_to(root).as_posix()
