@@ -12,7 +12,7 @@ INSTALLED    := $(VENV)/.installed-$(subst $(,),-,$(EXTRAS))
 PYTEST       := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint types test-unit fuzz soak bench bench-smoke bench-masque bench-peers bench-peers-smoke bench-workers demo docs package clean
+.PHONY: help run test setup lint types test-unit fuzz soak bench bench-smoke bench-masque bench-peers bench-peers-smoke bench-turn bench-workers demo docs package clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -72,6 +72,9 @@ bench-peers-smoke: ## the same in a minute: shows that it works
 
 accelerator: setup ## compile the optional accelerator (needs Rust; the relay works without)
 	$(BIN)/python -m masque_relay.quic.accelerator.build
+
+bench-turn: setup ## compare TURN with coturn (BENCH_ARGS=--smoke)
+	$(BIN)/python -m tests.bench.turn --json build/bench-turn.json $(BENCH_ARGS)
 
 demo: setup ## a relay and a client here, with traffic through them
 	$(BIN)/ghostctl demo

@@ -32,7 +32,7 @@ from tests.support.turn_client import TurnClient, endpoint
 
 OURS = "ghostwire relay"
 COTURN = "coturn"
-SECRET = "a secret for the benchmark"  # noqa: S105 (of a relay on loopback)
+SECRET = "a secret for the benchmark"
 SIZES_BYTES = (120, 1000)
 WINDOW = 256
 """Packets under way in all: work for every server, without overflowing buffers."""
