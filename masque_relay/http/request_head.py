@@ -21,6 +21,8 @@ CAPSULE_PROTOCOLS = frozenset(
 """Upgrade tokens that imply the capsule protocol (RFC 9297 section 3.4), whether or not the request
 says ``Capsule-Protocol: ?1``: curl, h2o-httpclient and google/quiche do not say it."""
 
+_ANY_TARGET = b"*:*"
+"""Envoy puts the target of CONNECT-UDP here. That of bound UDP is any, and the path says so too."""
 _PSEUDO_NAMES = frozenset({b":method", b":scheme", b":authority", b":path", b":protocol"})
 _CONNECTION_NAMES = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"}
@@ -194,7 +196,8 @@ def _authority(pseudo: dict[bytes, bytes], fields: Headers, form: ConnectForm | 
     if not _VISIBLE.fullmatch(authority) or b"@" in authority:
         raise _bad("malformed :authority")
     text = authority.decode("ascii")
-    if form is not None:
+    is_any = authority == _ANY_TARGET and pseudo.get(b":protocol") == b"connect-udp"
+    if form is not None and not is_any:
         # Port 0 cannot be parsed as a port: classic CONNECT must name one.
         parse_authority(text, default_port=443)
         if form is ConnectForm.CLASSIC and not re.search(r":[0-9]+$", text):

@@ -43,7 +43,9 @@ class Handshake:
     deflate_offers: tuple[str, ...]
     """Each as the client wrote it; empty where compression is not configured."""
     accept_token: bytes | None = field(repr=False)
-    """HTTP/1.1 only: the answer to the key."""
+    """The answer to the key. Over HTTP/2 and HTTP/3 only an intermediary sends one: it has turned
+    a client's Upgrade into extended CONNECT, which has no keys (RFC 8441 section 5), and the client
+    waits for the answer."""
 
 
 def check_handshake(head: RequestHead, settings: WebSocketSettings) -> Handshake:
@@ -73,7 +75,7 @@ def check_handshake(head: RequestHead, settings: WebSocketSettings) -> Handshake
         deflate_offers=tuple(
             offer for offer in offers if offer.partition(";")[0].strip() == PerMessageDeflate.name
         ),
-        accept_token=_accept_token(head) if is_upgrade else None,
+        accept_token=_accept_token(head, is_required=is_upgrade),
     )
 
 
@@ -130,14 +132,16 @@ def _origin_is_allowed(head: RequestHead, allowed: Collection[str]) -> bool:
     )
 
 
-def _accept_token(head: RequestHead) -> bytes:
+def _accept_token(head: RequestHead, *, is_required: bool) -> bytes | None:
     keys = _values(head, b"sec-websocket-key")
     try:
         is_good = len(keys) == 1 and len(base64.b64decode(keys[0], validate=True)) == 16
     except (binascii.Error, ValueError):
         is_good = False
-    if not is_good:
+    if not is_good and is_required:
         raise HandshakeRefusedError(400)
+    if not is_good:
+        return None
     return generate_accept_token(keys[0].encode("ascii"))
 
 

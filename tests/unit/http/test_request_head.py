@@ -138,6 +138,14 @@ class TestExtendedConnect:
 
         assert head.authority == authority.decode()
 
+    def test_target_of_bound_udp_is_taken_for_an_authority(self) -> None:
+        """Envoy writes the target of CONNECT-UDP there."""
+        headers = head_with(CONNECT_UDP_HEAD, authority=b"*:*")
+
+        assert parse_request_head(headers, end_stream=False).authority == "*:*"
+        with pytest.raises(WireError):
+            parse_request_head(head_with(headers, protocol=b"connect-ip"), end_stream=False)
+
     @pytest.mark.clause(
         "RFC 8441", "4", "MUST", "have :scheme, :path and :authority beside :protocol"
     )

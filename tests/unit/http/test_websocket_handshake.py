@@ -61,6 +61,14 @@ class TestKey:
     def test_extended_connect_has_neither_key_nor_answer(self) -> None:
         assert fields_of(extended()) == {}
 
+    def test_an_intermediary_that_brings_a_key_gets_the_answer(self) -> None:
+        """Envoy turns an Upgrade into extended CONNECT; its client waits for the answer."""
+        head = extended((b"sec-websocket-key", KEY.encode()))
+        assert fields_of(head) == {b"sec-websocket-accept": ACCEPT.encode()}
+
+    def test_its_bad_key_is_not_answered(self) -> None:
+        assert fields_of(extended((b"sec-websocket-key", b"short"))) == {}
+
     @pytest.mark.parametrize("key", [b"", b"short", b"AAAAAAAAAAAAAAAAAAAAAA", b"*" * 24])
     def test_a_bad_one_is_400(self, key: bytes) -> None:
         head = upgrade((b"sec-websocket-key", key), without=b"sec-websocket-key")
