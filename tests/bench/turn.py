@@ -348,18 +348,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, help="write every sample to this file")
     chosen = parser.parse_args(arguments)
     if shutil.which("turnserver") is None:
-        print("SKIPPED: no turnserver on this machine (Debian: apt-get install coturn)")
+        print("SKIPPED: no turnserver on this machine (Debian: apt-get install coturn)")  # noqa: T201
         return 0
     plan = SMOKE if chosen.smoke else Plan(rounds=chosen.rounds, seconds=chosen.seconds)
     report = Report()
     with tempfile.TemporaryDirectory() as directory, run_servers(Path(directory)) as servers:
         for index in range(plan.rounds):
-            print(f"round {index + 1} of {plan.rounds}", file=sys.stderr)
+            print(f"round {index + 1} of {plan.rounds}", file=sys.stderr)  # noqa: T201
             measure(servers if index % 2 == 0 else servers[::-1], plan, report)
         measure_memory(servers, plan, report)
-    print(machine())
-    print(report.table())
-    print(report.ratios(OURS, COTURN))
+    lines = (machine(), report.table(), report.ratios(OURS, COTURN))
+    print(*lines, sep="\n")  # noqa: T201 - its output
     if chosen.json is not None:
         chosen.json.parent.mkdir(parents=True, exist_ok=True)
         chosen.json.write_text(json.dumps(report.as_json(), indent=1))

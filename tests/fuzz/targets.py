@@ -5,7 +5,18 @@ and any assertion below that fails, is a finding.
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 
+from fallbacks.turn.wire.channel_data import StreamDecoder
+from fallbacks.turn.wire.integrity import is_signed_by
+from fallbacks.turn.wire.message import decode_message, encode_message
+from fallbacks.turn.wire.values import (
+    decode_address,
+    decode_algorithm,
+    decode_channel,
+    decode_family,
+)
+from fallbacks.turn.wish import parse_wish
 from masque_relay.wire.authority import parse_authority
 from masque_relay.wire.capsule import Capsule, CapsuleDecoder, encode_capsule
 from masque_relay.wire.connect_ip import (
@@ -206,6 +217,30 @@ def fuzz_proxy_status(data: bytes) -> None:
     parse_proxy_status(text)
 
 
+def fuzz_stun(data: bytes) -> None:
+    """STUN messages: what decodes encodes again, and its values decode or are refused."""
+    message = decode_message(data)
+    again = encode_message(
+        message.method, message.message_class, message.transaction_id, message.attributes
+    )
+    assert decode_message(again).attributes == message.attributes
+    assert not is_signed_by(message, b"no key of anybody")
+    for _, value in message.attributes:
+        for decode in (decode_algorithm, decode_channel, decode_family, decode_address):
+            with suppress(WireError):
+                decode(value)
+    parse_wish(message, may_be_tcp=True)
+
+
+def fuzz_turn_stream(data: bytes) -> None:
+    """STUN and ChannelData on a stream: the same messages however it is cut."""
+    whole = StreamDecoder().feed(data)
+    decoder, cut = StreamDecoder(), []
+    for index in range(len(data)):
+        cut += decoder.feed(data[index : index + 1])
+    assert cut == whole
+
+
 TARGETS: dict[str, Target] = {
     "authority": fuzz_authority,
     "bind_capsule": fuzz_bind_capsule,
@@ -220,6 +255,8 @@ TARGETS: dict[str, Target] = {
     "ip_scope": fuzz_ip_scope,
     "public_addresses": fuzz_public_addresses,
     "structured": fuzz_structured,
+    "stun": fuzz_stun,
     "template": fuzz_template,
+    "turn_stream": fuzz_turn_stream,
     "varint": fuzz_varint,
 }
