@@ -17,6 +17,7 @@ NOT_MIRRORED: dict[str, str] = {
     "masque_relay/quic/application.py": "ports only",
     "masque_relay/*/limits.py": "documented defaults: tests/unit/config checks how they are set",
     "masque_relay/tunnels/ghostwire_*.py": "two peers and a relay: tests/unit/tunnels/test_ghostwire.py",
+    "masque_relay/config/ghostwire.py": "documented settings: tests/unit/config, tests/integration/mesh",
     "masque_relay/client/mesh/*": "peers at a real relay: tests/integration/mesh",
     "masque_relay/cli/peer*.py": "the commands: tests/integration/mesh/test_peer_command.py",
     "masque_relay/tunnels/frame_stream.py": "tests/integration/mesh/test_ways.py",

@@ -41,7 +41,7 @@ async def receive_file(directory: Path, sender: bytes, stream: PeerStream) -> Re
     """
     reader = _ExactReader(stream)
     name = (await reader.take(int.from_bytes(await reader.take(_LENGTH_BYTES), "big"))).decode()
-    if not name or len(name.encode()) > MAX_NAME_BYTES or Path(name).name != name:
+    if not _is_plain_name(name):
         stream.abort()
         raise PeerRefused(f"{name!r} is no file name")
     size_bytes = int.from_bytes(await reader.take(_SIZE_BYTES), "big")
@@ -122,6 +122,16 @@ class _ExactReader:
                 raise PeerRefused("the sender stopped in the middle")
         taken, self._held = self._held[:max_bytes], self._held[max_bytes:]
         return taken
+
+
+def _is_plain_name(name: str) -> bool:
+    """Whether a name stays in its directory, and shows what it is."""
+    return (
+        0 < len(name.encode()) <= MAX_NAME_BYTES
+        and name not in {".", ".."}
+        and "/" not in name
+        and name.isprintable()
+    )
 
 
 def _free_path(path: Path) -> Path:

@@ -1,0 +1,72 @@
+"""A STUN Binding as a client asks it, with the vectors of RFC 5769."""
+
+import pytest
+
+from masque_relay.wire.errors import WireError
+from masque_relay.wire.stun_binding import (
+    decode_binding_answer,
+    encode_binding_request,
+    looks_like_stun,
+)
+
+TRANSACTION = bytes.fromhex("b7e7a701bc34d686fa87dfae")
+IPV4_ANSWER = bytes.fromhex(  # RFC 5769 section 2.2
+    "0101003c2112a442b7e7a701bc34d686fa87dfae"
+    "8022000b7465737420766563746f7220"
+    "002000080001a147e112a643"
+    "000800142b91f599fd9e90c38c7489f92af9ba53f06be7d7"
+    "80280004c07d4c96"
+)
+IPV6_ANSWER = bytes.fromhex(  # RFC 5769 section 2.3
+    "010100482112a442b7e7a701bc34d686fa87dfae"
+    "8022000b7465737420766563746f7220"
+    "002000140002a1470113a9faa5d3f179bc25f4b5bed2b9d9"
+    "00080014a382954e4be67bf11784c97c8292c275bfe3ed41"
+    "80280004c8fb0b4c"
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "address"),
+    [
+        (IPV4_ANSWER, "192.0.2.1"),
+        (IPV6_ANSWER, "2001:db8:1234:5678:11:2233:4455:6677"),
+    ],
+)
+def test_answers_of_the_rfc_say_where_we_are_seen(answer: bytes, address: str) -> None:
+    assert looks_like_stun(answer)
+    assert decode_binding_answer(answer, TRANSACTION) == (address, 32_853)
+
+
+def test_request_is_a_bare_head() -> None:
+    request = encode_binding_request(TRANSACTION)
+
+    assert request == bytes.fromhex("000100002112a442") + TRANSACTION
+    assert looks_like_stun(request)
+
+
+def test_answer_to_somebody_else_is_none() -> None:
+    assert decode_binding_answer(IPV4_ANSWER, bytes(12)) is None
+    assert decode_binding_answer(encode_binding_request(TRANSACTION), TRANSACTION) is None
+
+
+def test_every_shorter_answer_is_refused() -> None:
+    for end in range(len(IPV4_ANSWER)):
+        with pytest.raises(WireError):
+            decode_binding_answer(IPV4_ANSWER[:end], TRANSACTION)
+
+
+def test_unknown_family_and_missing_address_are_refused() -> None:
+    odd = IPV4_ANSWER.replace(bytes.fromhex("0001a147"), bytes.fromhex("0003a147"))
+    with pytest.raises(WireError, match="family"):
+        decode_binding_answer(odd, TRANSACTION)
+    empty = bytes.fromhex("010100002112a442") + TRANSACTION
+    with pytest.raises(WireError, match="XOR-MAPPED"):
+        decode_binding_answer(empty, TRANSACTION)
+
+
+@pytest.mark.parametrize(
+    "packet", [b"", bytes(20), b"\x40" + IPV4_ANSWER[1:], b"\x07gw" + bytes(33)]
+)
+def test_other_packets_do_not_look_like_stun(packet: bytes) -> None:
+    assert not looks_like_stun(packet)
