@@ -14,13 +14,13 @@ from tests.bench.work_count import LOADS, Load, count
 
 INSTRUCTIONS = {
     ("thin up", False): 1800,
-    ("thin down", False): 2975,
-    ("bulk up", False): 552,
-    ("bulk down", False): 556,
-    ("thin up", True): 1517,
-    ("thin down", True): 2740,
-    ("bulk up", True): 197,
-    ("bulk down", True): 454,
+    ("thin down", False): 2971,
+    ("bulk up", False): 526,
+    ("bulk down", False): 495,
+    ("thin up", True): 1519,
+    ("thin down", True): 2736,
+    ("bulk up", True): 187,
+    ("bulk down", True): 408,
 }
 """CPython 3.11; by load and whether the accelerator is in use."""
 TOLERANCE = 0.10
