@@ -201,6 +201,7 @@ async def websocket(way: WayIn, http: HttpChoice) -> None:
     """The foreign library `websockets` opens one with its subprotocol; a ping is answered."""
     assert http is HttpChoice.H1, "the library knows no other"
     context = ssl.create_default_context(cafile=str(way.ca_file))
+    context.set_alpn_protocols(["http/1.1"])  # as browsers do, and the library by itself does not
     async with connect(
         way.url.replace("https:", "wss:") + GHOSTWIRE_PATH,
         ssl=context,
