@@ -264,7 +264,8 @@ class RelayConfig(Section):
     """Processes behind the one port, 1 to 64. Without it there is one for each core that the relay
     may use; `--dev` runs one. Each is a whole relay; they share ports, policy and quotas. Read at
     start only: a restart keeps the number. With `[connect_ip]` there is one: its addresses come
-    from one pool. With `[ghostwire]` too: peers meet in one process."""
+    from one pool. With `[ghostwire]` and `[turn]` too: peers and TURN clients
+    meet in one process."""
     listen: ListenSection = ListenSection()
     """Where clients reach the relay."""
     tls: TlsSection

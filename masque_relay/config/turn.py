@@ -26,8 +26,8 @@ class TurnSection(BaseModel):
     """Serve clients that ask for the ALPN `stun.turn` on the HTTPS port too: it is open where 5349
     is not. Read at start only."""
     on_h3_port: bool = False
-    """Serve UDP clients on the port of HTTP/3 too, told apart by connection ID and client address
-    (RFC 9443). Read at start only."""
+    """Serve UDP clients on the port of HTTP/3 too, told apart by the client's address and STUN's
+    cookie (RFC 9443). Read at start only."""
     realm: str = "ghostwire"
     """What the keys of users are bound to; changing it makes every stored TURN key useless."""
     relay_addresses: tuple[AnyIpAddress, ...] = ()

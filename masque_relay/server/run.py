@@ -83,6 +83,10 @@ def _one_process_only(config: RelayConfig) -> str | None:
         return "CONNECT-IP needs one process"
     if config.ghostwire.enabled:
         return "peers meet in one process"
+    if config.turn.is_on:
+        # A second connection of a TURN client (RFC 6062), a reserved port, a ticket and the relayed
+        # address of another client are all found in the process that made them.
+        return "TURN clients meet in one process"
     return None
 
 

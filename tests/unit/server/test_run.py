@@ -43,6 +43,12 @@ def test_what_lives_in_one_process_has_one_worker(tmp_path: Path, section: str) 
     assert worker_count(both_off.model_copy(update={section: on})) == 1
 
 
+def test_turn_has_one_worker(tmp_path: Path) -> None:
+    off = config(tmp_path, workers=4)
+    on = off.turn.model_copy(update={"on_https_port": True})
+    assert worker_count(off.model_copy(update={"turn": on})) == 1
+
+
 @pytest.mark.parametrize("count", [0, -1, MAX_WORKERS + 1])
 def test_too_few_and_too_many_are_refused(tmp_path: Path, count: int) -> None:
     with pytest.raises(ConfigError, match="workers"):
