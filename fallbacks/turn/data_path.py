@@ -152,10 +152,10 @@ class DataPath:
         destination: Source,
         payloads: Sequence[bytes],
     ) -> None:
-        payloads = self._metered(allocation.lease.uplink, payloads)
+        payloads, size_bytes = self._metered(allocation.lease.uplink, payloads)
         tunnels = self._services.tunnels
         tunnels.uplink_datagrams += len(payloads)
-        tunnels.uplink_bytes += sum(map(len, payloads))
+        tunnels.uplink_bytes += size_bytes
         relayed.socket.send_batch(payloads, destination)
 
     # -- peers -> client ------------------------------------------------------------------------
@@ -175,12 +175,12 @@ class DataPath:
             if host not in allocation.permissions:
                 self._services.counters.no_permission += len(payloads)
                 continue
-            metered = self._metered(allocation.lease.downlink, payloads)
+            metered, size_bytes = self._metered(allocation.lease.downlink, payloads)
             if not metered:
                 continue
             tunnels = self._services.tunnels
             tunnels.downlink_datagrams += len(metered)
-            tunnels.downlink_bytes += sum(map(len, metered))
+            tunnels.downlink_bytes += size_bytes
             messages = (
                 _channel_data(channel, metered)
                 if channel is not None
@@ -197,18 +197,19 @@ class DataPath:
                 self._services.counters.icmp_reported += 1
                 allocation.path.send(_icmp_indication(public, error, relayed.family))
 
-    def _metered(self, meter: Meter, payloads: Sequence[bytes]) -> Sequence[bytes]:
-        """Return what the lease's limits let pass."""
-        if meter.take(len(payloads), sum(map(len, payloads))):
-            return payloads
+    def _metered(self, meter: Meter, payloads: Sequence[bytes]) -> tuple[Sequence[bytes], int]:
+        """Return what the lease's limits let pass, and its bytes."""
+        size_bytes = sum(map(len, payloads))
+        if meter.take(len(payloads), size_bytes):
+            return payloads, size_bytes
         if len(payloads) == 1:
             meter.drop(1)
             self._services.tunnels.rate_dropped += 1
-            return []
+            return (), 0
         passed = [payload for payload in payloads if meter.take(1, len(payload))]
         meter.drop(len(payloads) - len(passed))
         self._services.tunnels.rate_dropped += len(payloads) - len(passed)
-        return passed
+        return passed, sum(map(len, passed))
 
 
 def _channel_data(channel: Channel, payloads: Sequence[bytes]) -> list[bytes]:

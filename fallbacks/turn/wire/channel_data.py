@@ -60,7 +60,7 @@ class StreamDecoder:
             first = buffer[at]
             length = buffer[at + 2] << 8 | buffer[at + 3]
             if first < 0x40:
-                if len(buffer) - at >= 8 and buffer[at + 4 : at + 8] != COOKIE:
+                if len(buffer) - at >= 8 and bytes(buffer[at + 4 : at + 8]) != COOKIE:
                     raise self._fail("no magic cookie", "RFC 8489 section 5")
                 if length & 3:
                     raise self._fail(f"a STUN length of {length}", "RFC 8489 section 5")
