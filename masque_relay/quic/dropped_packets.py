@@ -31,7 +31,7 @@ class CountingLogger(QuicConnectionAdapter):
     """aioquic's logger of a connection, that counts what could not be authenticated."""
 
     def __init__(self, logger: logging.Logger, connection_id: str, counters: QuicCounters) -> None:
-        super().__init__(logger, {"id": connection_id})  # pyright: ignore[reportUnknownMemberType]
+        super().__init__(logger, {"id": connection_id})  # pyright: ignore[reportUnknownMemberType]  # untyped
         self._counters = counters
 
     def debug(self, msg: object, *args: object, **kwargs: Any) -> None:  # noqa: ANN401 - its signature

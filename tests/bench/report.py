@@ -100,11 +100,11 @@ def plot(report: Mapping[str, object], figures: Iterable[str]) -> str:
             if row["figure"] != figure:
                 continue
             median = float(str(row["median"]))
-            low, high = (180 + 480 * float(str(row[edge])) / top for edge in ("min", "max"))
+            low, high = (210 + 450 * float(str(row[edge])) / top for edge in ("min", "max"))
             colour = "#2f6f4f" if "ghostwire" in str(row["subject"]) else "#9aa5ad"
             parts.append(
-                f'<text x="172" y="{y + 13}" text-anchor="end">{row["subject"]}</text>'
-                f'<rect x="180" y="{y}" width="{480 * median / top:.0f}" height="18" '
+                f'<text x="202" y="{y + 13}" text-anchor="end">{row["subject"]}</text>'
+                f'<rect x="210" y="{y}" width="{450 * median / top:.0f}" height="18" '
                 f'fill="{colour}"/>'
                 f'<path d="M{low:.0f} {y + 9}H{high:.0f}" stroke="#222" stroke-width="1.5"/>'
                 f'<text x="{high + 8:.0f}" y="{y + 13}">{median:,.{_digits(median)}f}</text>'
