@@ -74,13 +74,17 @@ BULK_LOADS = (
     ),
 )
 MANY = (
-    ("50 tunnels, 50 connections, up, 1200 B", ("--connections", "50", "--window", "8")),
+    ("50 tunnels, up, 1200 B", ("--connections", "50", "--window", "10")),
     (
-        "1,000 tunnels, 50 connections, up, 1200 B",
+        "1,000 tunnels, 50 busy, up, 1200 B",
+        ("--connections", "50", "--window", "10", "--idle-tunnels", "950"),
+    ),
+    (
+        "1,000 tunnels, all busy, up, 1200 B",
         ("--connections", "50", "--tunnels-per-connection", "20", "--window", "1"),
     ),
 )
-"""The same connections and about the same under way, so that only the tunnels differ."""
+"""All on fifty connections, so that only the tunnels differ."""
 MOST_BACKGROUND_PER_S = 25_000
 """Beyond that the latency that we measure would be our generator's own queue."""
 
