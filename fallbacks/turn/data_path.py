@@ -134,7 +134,11 @@ class DataPath:
         if self._services.gate.admit_address(allocation.lease, peer.address, peer.port) is not None:
             return False
         # Another relayed address of ours is meant to be reached, nothing else of this host is.
-        return self._ports.is_relayed(source) or not self._services.is_own_address(peer.address)
+        return (
+            self._ports.is_relayed(source)
+            or self._services.is_relayed_elsewhere(source)
+            or not self._services.is_own_address(peer.address)
+        )
 
     def _send_on_channel(
         self, allocation: Allocation, prefix: bytes, payloads: Sequence[bytes]

@@ -181,3 +181,5 @@ class TurnServices:
     """Calls back once, after so many seconds."""
     is_own_address: Callable[[IPAddress], bool]
     """Whether an address is a public one of this very host, behind its firewall."""
+    is_relayed_elsewhere: Callable[[tuple[str, int]], bool]
+    """Whether an endpoint of this host is a relayed address of another kind (bound UDP)."""

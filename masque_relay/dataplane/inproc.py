@@ -14,7 +14,12 @@ from masque_relay.dataplane.own_address import not_own
 from masque_relay.dataplane.resolver import FamilyPreference, Resolver
 from masque_relay.dataplane.tcp_connect import connect_first
 from masque_relay.dataplane.tcp_flow import SocketTcpFlow, TcpFlowTable
-from masque_relay.dataplane.udp_bind import BindSettings, SocketBoundFlow, UdpBinder
+from masque_relay.dataplane.udp_bind import (
+    BindSettings,
+    BoundFlowTable,
+    SocketBoundFlow,
+    UdpBinder,
+)
 from masque_relay.dataplane.udp_flow import ConnectedUdpFlow
 
 
@@ -115,6 +120,11 @@ class InprocDataplane:
             buffer=self._buffer,
             egress_address=self._egress_by_version.get(endpoint.address.version),
         )
+
+    @property
+    def bound_flows(self) -> BoundFlowTable:
+        """The bound flows, by which other relayed addresses of this host reach them."""
+        return self._binder.table
 
     def open_bound_udp(self, lease: Lease, sink: BoundUdpSink) -> SocketBoundFlow:
         """Bind public UDP ports for this lease alone and start to feed the sink.

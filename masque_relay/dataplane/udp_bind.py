@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from secrets import SystemRandom
@@ -45,10 +45,21 @@ class BindSettings:
 
 
 class BoundFlowTable:
-    """The bound flows of a data plane, by public endpoint."""
+    """The bound flows of a data plane, by public endpoint.
+
+    Attributes:
+        flows: by what peers are told.
+        is_relayed_elsewhere: whether an endpoint of this host is a relayed address of another kind
+            (TURN), which is meant to be reached like a bound flow.
+    """
 
     def __init__(self) -> None:
         self.flows: dict[Source, SocketBoundFlow] = {}
+        self.is_relayed_elsewhere: Callable[[Source], bool] = _nowhere
+
+    def holds(self, source: Source) -> bool:
+        """Return whether an endpoint is that of a bound flow."""
+        return source in self.flows
 
     def add(self, flow: "SocketBoundFlow") -> None:
         """Let others reach a flow."""
@@ -138,6 +149,7 @@ class SocketBoundFlow:
         return (
             self._allow_own_addresses
             or _source(peer) in self._table.flows
+            or self._table.is_relayed_elsewhere(_source(peer))
             or not is_own_public(peer.address)
         )
 
@@ -209,6 +221,11 @@ class UdpBinder:
         }
         self._table = BoundFlowTable()
         self._random = SystemRandom()
+
+    @property
+    def table(self) -> BoundFlowTable:
+        """The flows that are open."""
+        return self._table
 
     def open(self, sink: BoundUdpSink) -> SocketBoundFlow:
         """Bind the same random port on one address of each family; feed the sink.
@@ -308,6 +325,11 @@ def routed_address(probe: str, family: socket.AddressFamily) -> IPAddress | None
     except OSError:
         return None
     return IPv4Address(name) if family == socket.AF_INET else IPv6Address(name.partition("%")[0])
+
+
+def _nowhere(source: Source) -> bool:
+    del source
+    return False
 
 
 def _source(endpoint: Endpoint) -> Source:

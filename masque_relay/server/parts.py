@@ -231,6 +231,7 @@ async def open_parts(
         tls=material.turn_tls,
         tcp_front=tcp_front,
         shared=bind_h3.shared,
+        bound_flows=dataplane.bound_flows,
         gate=gate,
         clock=clock,
         counters=counters.turn,

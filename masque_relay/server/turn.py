@@ -23,6 +23,7 @@ from masque_relay.dataplane.offload import RECEIVE_BYTES
 from masque_relay.dataplane.own_address import is_own_public
 from masque_relay.dataplane.relay_socket import relay_socket_factory
 from masque_relay.dataplane.tcp_relay import relay_tcp_factory
+from masque_relay.dataplane.udp_bind import BoundFlowTable
 from masque_relay.http.tcp_connection import TcpConnection, TcpLink
 from masque_relay.http.tcp_front import TcpFront
 from masque_relay.server.material import ALPN_TURN
@@ -67,6 +68,7 @@ async def open_turn(  # noqa: PLR0913 (all by keyword, from one place)
     tunnels: TunnelCounters,
     flows: FlowCounters,
     listeners: Listeners,
+    bound_flows: BoundFlowTable,
 ) -> TurnServer | None:
     """Listen as `[turn]` says, None where it names no listener; the stack closes it.
 
@@ -93,8 +95,11 @@ async def open_turn(  # noqa: PLR0913 (all by keyword, from one place)
         watch=readers.watch,
         unwatch=readers.unwatch,
         is_own_address=own,
+        is_relayed_elsewhere=bound_flows.holds,
     )
     server = TurnServer(services, pending)
+    # A client with a bound UDP tunnel and one of TURN reach each other's public addresses.
+    bound_flows.is_relayed_elsewhere = server.session.ports.is_relayed
     await stack.enter_async_context(server)
     for index, address in enumerate(section.udp):
         name = f"turn.udp[{index}]"

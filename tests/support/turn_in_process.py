@@ -96,6 +96,7 @@ async def running_turn(
         unwatch=readers.unwatch,
         call_later=readers.call_later,
         is_own_address=lambda _: False,
+        is_relayed_elsewhere=lambda _: False,
     )
     any_port = Endpoint(address=LOOPBACK, port=0)
     try:

@@ -354,6 +354,7 @@ class TurnRig:
         self.readers: dict[int, Callable[[], None]] = {}
         self.later: list[Callable[[], None]] = []
         self.own_addresses: set[IPAddress] = set()
+        self.relayed_elsewhere: set[tuple[str, int]] = set()
         self.takes_requests = True
         self.waiting: list[Coroutine[None, None, None]] = []
         self.holds_requests = False
@@ -378,6 +379,7 @@ class TurnRig:
             unwatch=lambda descriptor: self.readers.pop(descriptor, None),
             call_later=lambda _, callback: self.later.append(callback),
             is_own_address=lambda address: address in self.own_addresses,
+            is_relayed_elsewhere=lambda source: source in self.relayed_elsewhere,
         )
         self.session = TurnSession(self.services)
 

@@ -1,5 +1,6 @@
 """Datagrams: what passes, in which form, and what is dropped."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -264,3 +265,19 @@ class TestRelayedToRelayed:
         rig.readable(rig.relay_sockets[1])
         (message,) = other.received_messages()
         assert Reply(message).address(Attribute.XOR_PEER_ADDRESS) == first
+
+    def test_a_bound_udp_tunnel_on_the_hosts_own_address_is_reached_and_nothing_beside_it(
+        self, make_rig: MakeRig
+    ) -> None:
+        rig = make_rig()
+        rig.own_addresses.add(PEER.address)
+        rig.services.settings = replace(
+            rig.services.settings,
+            relay_addresses=(RelayAddress(local=PEER.address, public=PEER.address),),
+        )
+        rig.relayed_elsewhere.add(TO_PEER)
+        client = rig.client()
+        client.allocate()
+        assert client.bind_channel(NUMBER, PEER).ok
+        beside = Endpoint(address=PEER.address, port=22)
+        assert client.bind_channel(0x4001, beside).error == 403
