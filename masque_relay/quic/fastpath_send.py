@@ -267,6 +267,10 @@ class FastSendConnection(FastReceiveConnection):
         number = self._packet_number
         plains: list[bytes] = []
         self._pacing_at = None
+        if len(pending) > 1 and not ack:
+            plains, bucket = self._plan_alike(packet_bytes, flight_bytes, bucket, packet_time)
+            flight_bytes -= sum(map(len, plains)) + overhead_bytes * len(plains)
+            number += len(plains)
         while pending or ack:
             if packet_time is not None and bucket <= 0 and (not ack or is_ack_paced):
                 self._pacing_at = now + packet_time
@@ -317,6 +321,41 @@ class FastSendConnection(FastReceiveConnection):
         # An empty bucket is looked at once more in the next flush, as aioquic's timer would.
         self._is_pacer_due = packet_time is not None and bucket <= 0
         return plains
+
+    def _plan_alike(
+        self, packet_bytes: int, flight_bytes: int, bucket: float, packet_time: float | None
+    ) -> tuple[list[bytes], float]:
+        """Take datagrams that are all of one size and one to a packet; nothing where they are not.
+
+        A burst from a target nearly always is. The rest of the plan goes on after them; the pacer's
+        bucket as it is then comes back too.
+        """
+        pending = self._datagrams_pending
+        sizes = set(map(len, pending))
+        size = sizes.pop()
+        frame_bytes = size + DATAGRAM_FRAME_OVERHEAD_BYTES
+        if (
+            sizes
+            or size < _ONE_BYTE_VARINT_END
+            or not packet_bytes / 2 < frame_bytes <= packet_bytes
+        ):
+            return [], bucket
+        sent_bytes = frame_bytes + PACKET_OVERHEAD_BYTES + len(self._peer_cid.cid)
+        count = max(0, min(len(pending), flight_bytes // sent_bytes))
+        if packet_time is not None:
+            most, count = count, 0
+            while count < most and bucket > 0:
+                bucket -= packet_time
+                count += 1
+        turn = max(self._packet_number, self._next_stream_turn)
+        past_last = self._packet_number + count
+        if turn < past_last:
+            # As if every packet had been asked: a turn at every STREAM_TURN_PACKETS-th.
+            turns = (past_last - 1 - turn) // STREAM_TURN_PACKETS + 1
+            self._next_stream_turn = turn + turns * STREAM_TURN_PACKETS
+        head = b"\x31%b" % (size | 0x4000).to_bytes(2, "big")
+        take = pending.popleft
+        return [head + take() for _ in range(count)], bucket
 
     def _send_one(self, make_masks: "fastpath_private.MaskMaker", now: float) -> bytes:
         """Send the one datagram that waits, as plan, seal and register would; nothing: ask them.
@@ -441,13 +480,7 @@ class FastSendConnection(FastReceiveConnection):
             self._ack_eliciting_sent_since_receipt = True
 
     def _ack_record(
-        self,
-        space: "QuicPacketSpace",
-        number: int,
-        size: int,
-        now: float,
-        *,
-        is_only_ack: bool,
+        self, space: "QuicPacketSpace", number: int, size: int, now: float, *, is_only_ack: bool
     ) -> QuicSentPacket:
         space.ack_at = None
         return QuicSentPacket(

@@ -16,11 +16,11 @@ INSTRUCTIONS = {
     ("thin up", False): 1800,
     ("thin down", False): 2971,
     ("bulk up", False): 526,
-    ("bulk down", False): 495,
+    ("bulk down", False): 431,
     ("thin up", True): 1519,
     ("thin down", True): 2736,
     ("bulk up", True): 187,
-    ("bulk down", True): 408,
+    ("bulk down", True): 343,
 }
 """CPython 3.11; by load and whether the accelerator is in use."""
 TOLERANCE = 0.10
