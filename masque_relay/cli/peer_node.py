@@ -12,13 +12,14 @@ from masque_relay.cli.client_report import ClientReport
 from masque_relay.cli.output import ExitCode, fail
 from masque_relay.cli.relay_options import RelayChoice, relay_options
 from masque_relay.client import Bearer, ClientError
+from masque_relay.client.mesh.direct_peers import PathChange
 from masque_relay.client.mesh.identity import PeerIdentity
 from masque_relay.client.mesh.node import MeshNode
 from masque_relay.client.mesh.uplink import UplinkChange, UplinkSettings, UplinkState
 from masque_relay.client.mesh.way import WayKind
 from masque_relay.client.mesh.ways import DEFAULT_ORDER, ways_to
 from masque_relay.wire.errors import WireError
-from masque_relay.wire.peer_id import parse_peer_id
+from masque_relay.wire.peer_id import format_peer_id, parse_peer_id
 
 DEFAULT_KEY_FILE = Path("~/.config/ghostwire/peer.key.pem")
 
@@ -48,6 +49,13 @@ class NodeReport(ClientReport):
             )
         else:
             self._warn(f"the relay is away: {change.why}", None, event="relay_away")
+
+    def path_changed(self, change: PathChange) -> None:
+        """Tell whether a peer is reached directly."""
+        peer_id = format_peer_id(change.peer_id)
+        address = None if change.address is None else "{}:{}".format(*change.address)
+        how = "through the relay" if address is None else f"directly at {address}"
+        self._say(f"{peer_id} {how}", event="path", peer_id=peer_id, address=address)
 
     def tell(self, line: str, **values: object) -> None:
         """Say one thing, to people or to scripts."""
@@ -84,7 +92,12 @@ class PeerChoice:
     async def node(self, report: NodeReport) -> AsyncGenerator[MeshNode]:
         """Run a node while the block runs; the block begins when its session is up."""
         try:
-            async with MeshNode(self.identity, self.settings, on_change=report.changed) as node:
+            async with MeshNode(
+                self.identity,
+                self.settings,
+                on_change=report.changed,
+                on_path=report.path_changed,
+            ) as node:
                 await node.wait_up()
                 yield node
         except* ClientError as errors:

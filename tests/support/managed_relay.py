@@ -9,7 +9,7 @@ Leaving the block sends SIGTERM and asserts that the relay exits with 0.
 import json
 import signal
 import subprocess
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,9 @@ def managed_relay(
     environ: Mapping[str, str] | None = None,
     arguments: Sequence[str] = (),
     expect_exit: int | None = 0,
+    listen: str = "127.0.0.1:0",
+    prefix: Sequence[str] = (),
+    change: Callable[[DevState], None] = lambda _: None,
 ) -> Generator[ManagedRelay]:
     """Run a development relay on ports of its own until the block ends.
 
@@ -75,8 +78,12 @@ def managed_relay(
         environ: further environment variables, such as ``GHOSTWIRE__DRAIN__DEADLINE_S``.
         arguments: further arguments of `ghostctl relay run`.
         expect_exit: the exit code to assert after SIGTERM; None asserts nothing.
+        listen: address and port.
+        prefix: put before the command, such as ``ip netns exec NAME``.
+        change: has its way with the state directory's files, such as the certificate.
     """
     state = prepare_dev_state(directory / "state")
+    change(state)
     if policy is not None:
         state.policy_file.write_text(policy)
     if config is not None:
@@ -84,7 +91,7 @@ def managed_relay(
     ready_file, log_file = directory / "ready.json", directory / "relay.log"
     dev = ["--dev", "--state-dir", str(state.directory), "--log-format", "json", *arguments]
     with start_process(
-        relay_command(dev, ready_file=ready_file),
+        relay_command(dev, ready_file=ready_file, listen=listen, prefix=prefix),
         log=log_file,
         ready=lambda: read_ready_file(ready_file),
         environment={"GHOSTWIRE__DRAIN__DEADLINE_S": "0.2", **(environ or {})},
