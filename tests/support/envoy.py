@@ -35,12 +35,7 @@ FORWARDED_UPGRADES = (
 
 
 def _h3_cluster(
-    name: str,
-    endpoint: tuple[str, int],
-    *,
-    server_name: str,
-    ca_file: Path,
-    max_packet_bytes: int = MAX_PACKET_BYTES,
+    name: str, endpoint: tuple[str, int], *, server_name: str, ca_file: Path
 ) -> dict[str, Any]:
     """Return an upstream that is reached over HTTP/3 with extended CONNECT."""
     return {
@@ -53,7 +48,7 @@ def _h3_cluster(
                 "explicit_http_config": {
                     "http3_protocol_options": {
                         "allow_extended_connect": True,
-                        "quic_protocol_options": _quic_options(max_packet_bytes),
+                        "quic_protocol_options": _quic_options(MAX_PACKET_BYTES),
                     }
                 },
             }
@@ -94,6 +89,7 @@ def client_configuration(
     server_name: str = "localhost",
     listen: tuple[str, int] = ("127.0.0.1", 0),
     max_packet_bytes: int = MAX_PACKET_BYTES,
+    http: str = "3",
 ) -> dict[str, Any]:
     """A local UDP port, whose every client gets a tunnel to ``target`` through ``proxy``."""
     route = {"@type": f"{_API}.filters.udp.udp_proxy.v3.Route", "cluster": "relay"}
@@ -125,13 +121,40 @@ def client_configuration(
             {"name": "envoy.filters.udp_listener.udp_proxy", "typed_config": udp_proxy}
         ],
     }
-    cluster = _h3_cluster(
-        "relay",
-        proxy,
-        server_name=server_name,
-        ca_file=proxy_ca_file,
-        max_packet_bytes=max_packet_bytes,
-    )
+    cluster = _cluster("relay", proxy, http, ca_file=proxy_ca_file, server_name=server_name)
+    if http == "3":
+        (options,) = cluster["typed_extension_protocol_options"].values()
+        http3 = options["explicit_http_config"]["http3_protocol_options"]
+        http3["quic_protocol_options"] = _quic_options(max_packet_bytes)
+    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+
+
+def tcp_client_configuration(
+    *,
+    proxy: tuple[str, int],
+    proxy_ca_file: Path,
+    target: tuple[str, int],
+    headers: Sequence[tuple[str, str]] = (),
+    http: str = "3",
+) -> dict[str, Any]:
+    """A local TCP port, whose every client gets a classic CONNECT to ``target``."""
+    tcp_proxy = {
+        "@type": f"{_API}.filters.network.tcp_proxy.v3.TcpProxy",
+        "stat_prefix": "tunnel",
+        "cluster": "relay",
+        "tunneling_config": {
+            "hostname": f"{target[0]}:{target[1]}",
+            "headers_to_add": [{"header": {"key": key, "value": value}} for key, value in headers],
+        },
+    }
+    listener = {
+        "name": "front",
+        "address": _address("127.0.0.1", 0),
+        "filter_chains": [
+            {"filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": tcp_proxy}]}
+        ],
+    }
+    cluster = _cluster("relay", proxy, http, ca_file=proxy_ca_file)
     return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
 
 
@@ -155,16 +178,26 @@ def front_configuration(
         over: names of the listeners: ``h3`` on UDP, ``tls`` for HTTP/2 and HTTP/1.1.
     """
     listeners = {"h3": _quic_listener, "tls": _tls_listener}
-    if origin_http == "3":
-        cluster = _h3_cluster("origin", origin, server_name="localhost", ca_file=origin_ca_file)
-    else:
-        cluster = _tcp_cluster("origin", origin, http=origin_http, ca_file=origin_ca_file)
     return {
         "static_resources": {
             "listeners": [listeners[name](site, listen) for name in over],
-            "clusters": [cluster],
+            "clusters": [_cluster("origin", origin, origin_http, ca_file=origin_ca_file)],
         }
     }
+
+
+def _cluster(
+    name: str,
+    endpoint: tuple[str, int],
+    http: str,
+    *,
+    ca_file: Path,
+    server_name: str = "localhost",
+) -> dict[str, Any]:
+    """Return an upstream that is reached by one HTTP version."""
+    if http == "3":
+        return _h3_cluster(name, endpoint, server_name=server_name, ca_file=ca_file)
+    return _tcp_cluster(name, endpoint, http=http, ca_file=ca_file)
 
 
 def _tcp_cluster(

@@ -38,6 +38,7 @@ def transports(relay: ManagedRelay) -> set[str]:
     return {one["transport"] for one in records if one.get("method") == "connect-tcp"}
 
 
+@pytest.mark.interop("Chromium", "CONNECT", "{version}")
 @pytest.mark.parametrize("version", TO_THE_RELAY)
 async def test_a_page_comes_by_classic_connect_with_a_password(
     relay_with_password: ManagedRelay, site: HttpSite, tmp_path: Path, version: str
@@ -67,6 +68,7 @@ async def test_a_wrong_password_opens_nothing(
     assert seen.asked_by == ("Proxy basic", "Proxy basic")
 
 
+@pytest.mark.interop("Chromium through ghostctl proxy", "CONNECT", "3")
 async def test_a_page_comes_through_ghostctl_proxy_without_one(
     relay_with_password: ManagedRelay, site: HttpSite, tmp_path: Path
 ) -> None:

@@ -140,6 +140,7 @@ def client(
             process.wait(WAIT_S)
 
 
+@pytest.mark.interop("connect-ip-go", "CONNECT-IP", "3")
 def test_it_gets_addresses_and_routes_and_carries_packets(
     scene: tuple[ManagedRelay, Path, Path],
 ) -> None:

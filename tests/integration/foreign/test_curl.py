@@ -31,6 +31,7 @@ def bearer(relay: RunningRelay) -> str:
     return f"Proxy-Authorization: Bearer {relay.token}"
 
 
+@pytest.mark.interop("libcurl", "CONNECT-UDP", "3")
 def test_curl_fetches_an_http3_page_through_the_relay(relay: RunningRelay, site: HttpSite) -> None:
     fetched = get(relay, site, bearer(relay))
     assert fetched.body == GREETING, fetched.trace
@@ -51,6 +52,7 @@ def test_authorization_is_as_good_as_proxy_authorization(
     assert fetched.body == GREETING, fetched.trace
 
 
+@pytest.mark.interop("libcurl", "CONNECT-UDP", "3")
 def test_a_large_page_arrives_whole_over_capsules(relay: RunningRelay, site: HttpSite) -> None:
     content = base64.b64encode(random.Random(3).randbytes(PAGE_BYTES * 3 // 4)).decode()
     (site.root / "large.txt").write_text(content)
@@ -118,6 +120,7 @@ def test_basic_from_libcurl_itself_is_refused_as_malformed_and_counted(
     assert relay.metrics()[malformed] == before + 1
 
 
+@pytest.mark.interop("libcurl", "CONNECT-UDP", "3")
 def test_a_password_is_as_good_as_a_token(site: HttpSite, directory: Path) -> None:
     credential = base64.b64encode(b"dev:correct horse").decode()
     with run_changed_relay(directory, add_user("dev", "correct horse")) as relay:

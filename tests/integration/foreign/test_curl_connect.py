@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from tests.support.caddy import GREETING, HttpSite
-from tests.support.curl import ROOT, Fetched
+from tests.support.curl import ROOT, Fetched, fetch, needs_curl, through
 from tests.support.relay_process import RunningRelay
 
 PAGE_BYTES = 4_000_000
@@ -50,8 +50,12 @@ def get(
     return Fetched(**json.loads(process.stdout))
 
 
+def bearer_line(relay: RunningRelay) -> str:
+    return f"Proxy-Authorization: Bearer {relay.token}"
+
+
 def bearer(relay: RunningRelay) -> str:
-    return f"--proxy-header=Proxy-Authorization: Bearer {relay.token}"
+    return f"--proxy-header={bearer_line(relay)}"
 
 
 def refused_with(fetched: Fetched, status: int) -> bool:
@@ -59,6 +63,7 @@ def refused_with(fetched: Fetched, status: int) -> bool:
     return fetched.connect_status == status or f"Response Status {status}" in fetched.trace
 
 
+@pytest.mark.interop("libcurl", "CONNECT", "{version}")
 def test_libcurl_fetches_a_page_by_classic_connect(
     relay: RunningRelay, site: HttpSite, version: str
 ) -> None:
@@ -69,6 +74,7 @@ def test_libcurl_fetches_a_page_by_classic_connect(
     assert "capsule-protocol" not in fetched.trace
 
 
+@pytest.mark.interop("libcurl", "CONNECT", "{version}")
 def test_a_large_page_arrives_whole(relay: RunningRelay, site: HttpSite, version: str) -> None:
     content = random.Random(8).randbytes(PAGE_BYTES // 2).hex()
     (site.root / "large-connect.txt").write_text(content)
@@ -101,6 +107,20 @@ def test_target_that_refuses_is_told_in_proxy_status(
     assert "error=connection_refused" in fetched.trace
 
 
+@pytest.mark.interop("libcurl", "CONNECT", "3")
+def test_libcurl_fetches_a_page_by_classic_connect_over_http3(
+    relay: RunningRelay, site: HttpSite
+) -> None:
+    needs_curl()
+    (site.root / "large-connect3.txt").write_text("x" * PAGE_BYTES)
+    arguments = [*through(relay.address, relay.ca_file, bearer_line(relay)), "--classic"]
+    url = f"https://127.0.0.1:{site.port}/large-connect3.txt"
+    fetched = fetch(url, ca_file=site.certificate.ca_file, arguments=arguments)
+    assert fetched.body == "x" * PAGE_BYTES, fetched.trace[-2_000:]
+    assert "HTTP/3" in fetched.trace
+
+
+@pytest.mark.interop("curl of Debian", "CONNECT", "1.1")
 def test_debians_curl_fetches_a_page_by_classic_connect(
     relay: RunningRelay, site: HttpSite
 ) -> None:

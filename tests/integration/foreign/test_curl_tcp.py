@@ -56,6 +56,7 @@ def bearer(relay: RunningRelay) -> str:
     return f"--proxy-header=Proxy-Authorization: Bearer {relay.token}"
 
 
+@pytest.mark.interop("libcurl", "CONNECT-UDP", "{version}")
 def test_curl_fetches_an_http3_page_through_the_relay(
     relay: RunningRelay, site: HttpSite, version: str
 ) -> None:
@@ -68,6 +69,7 @@ def test_curl_fetches_an_http3_page_through_the_relay(
     assert 'next-hop="127.0.0.1' in fetched.trace
 
 
+@pytest.mark.interop("libcurl", "CONNECT-UDP", "{version}")
 def test_a_large_page_arrives_whole(relay: RunningRelay, site: HttpSite, version: str) -> None:
     content = random.Random(7).randbytes(PAGE_BYTES // 2).hex()
     (site.root / "large-tcp.txt").write_text(content)

@@ -1,16 +1,23 @@
 """Tests of Envoy as a foreign CONNECT-UDP client: HTTP/3 datagrams, authority without a port."""
 
 import socket
+import ssl
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from dnslib import DNSRecord
 
 from tests.support.caddy import GREETING, HttpSite
 from tests.support.curl import fetch
-from tests.support.envoy import client_configuration, exchange, run_envoy
+from tests.support.envoy import (
+    client_configuration,
+    exchange,
+    run_envoy,
+    tcp_client_configuration,
+)
 from tests.support.relay_process import RunningRelay
 from tests.support.udp_echo import run_udp_echo
 
@@ -19,7 +26,7 @@ REPLY_DEADLINE_S = 10.0
 
 @contextmanager
 def envoy_to(
-    relay: RunningRelay, port: int, directory: Path, *, token: str | None = None
+    relay: RunningRelay, port: int, directory: Path, *, token: str | None = None, http: str = "3"
 ) -> Generator[tuple[str, int]]:
     """A local UDP port that Envoy tunnels through the relay to a port on loopback."""
     configuration = client_configuration(
@@ -27,15 +34,18 @@ def envoy_to(
         proxy_ca_file=relay.ca_file,
         target=("127.0.0.1", port),
         headers=[("proxy-authorization", f"Bearer {token or relay.token}")],
+        http=http,
     )
     with run_envoy(configuration, directory / "envoy-client") as address:
         yield address
 
 
+@pytest.mark.interop("Envoy", "CONNECT-UDP", "{http}")
+@pytest.mark.parametrize("http", ["3", "2", "1.1"])
 def test_a_dns_question_goes_through_envoy_and_the_relay(
-    relay: RunningRelay, dns_port: int, directory: Path, timescale: float
+    relay: RunningRelay, dns_port: int, directory: Path, timescale: float, http: str
 ) -> None:
-    with envoy_to(relay, dns_port, directory) as address:
+    with envoy_to(relay, dns_port, directory, http=http) as address:
         question = DNSRecord.question("relay-test.example")
         answer = exchange(address, question.pack(), deadline_s=REPLY_DEADLINE_S * timescale)
     assert answer is not None
@@ -44,12 +54,41 @@ def test_a_dns_question_goes_through_envoy_and_the_relay(
     assert str(reply.a.rdata) == "192.0.2.77"
 
 
+@pytest.mark.interop("Envoy", "CONNECT-UDP", "{http}")
+@pytest.mark.parametrize("http", ["3", "2", "1.1"])
 def test_an_http3_page_goes_through_envoy_and_the_relay(
-    relay: RunningRelay, site: HttpSite, directory: Path
+    relay: RunningRelay, site: HttpSite, directory: Path, http: str
 ) -> None:
-    with envoy_to(relay, site.port, directory) as (host, port):
+    with envoy_to(relay, site.port, directory, http=http) as (host, port):
         fetched = fetch(f"https://{host}:{port}/", ca_file=site.certificate.ca_file)
     assert fetched.body == GREETING, fetched.trace
+
+
+@pytest.mark.interop("Envoy", "CONNECT", "{http}")
+@pytest.mark.parametrize("http", ["3", "2", "1.1"])
+def test_a_page_over_tcp_goes_through_envoy_and_the_relay(
+    relay: RunningRelay, site: HttpSite, directory: Path, http: str
+) -> None:
+    configuration = tcp_client_configuration(
+        proxy=relay.address,
+        proxy_ca_file=relay.ca_file,
+        target=("127.0.0.1", site.port),
+        headers=[("proxy-authorization", f"Bearer {relay.token}")],
+        http=http,
+    )
+    content = bytes(range(32, 127)) * 20_000
+    (site.root / "envoy-tcp.txt").write_bytes(content)
+    context = ssl.create_default_context(cafile=str(site.certificate.ca_file))
+    with (
+        run_envoy(configuration, directory / "envoy-client") as (host, port),
+        httpx.Client(verify=context, trust_env=False) as client,
+    ):
+        answer = client.get(
+            f"https://{host}:{port}/envoy-tcp.txt",
+            headers={"Host": f"127.0.0.1:{site.port}"},
+            timeout=REPLY_DEADLINE_S,
+        )
+    assert answer.content == content
 
 
 def test_a_large_page_goes_through_envoy_and_the_relay(

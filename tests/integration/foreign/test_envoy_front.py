@@ -49,6 +49,7 @@ def test_datagrams_pass_through_the_front(
     assert str(DNSRecord.parse(answer).a.rdata) == "192.0.2.77"
 
 
+@pytest.mark.interop("Envoy through Envoy, to us by HTTP/3", "CONNECT-UDP", "3")
 def test_an_http3_page_comes_through_the_front_with_datagrams(
     relay: RunningRelay,
     front: tuple[str, int],
@@ -84,6 +85,12 @@ def test_a_refusal_passes_through_the_front(
     assert "CONNECT-UDP Response Status 407" in fetched.trace
 
 
+@pytest.mark.interop(
+    "libcurl through Envoy, to us by HTTP/3",
+    "CONNECT-UDP",
+    "3",
+    cannot="Envoy resets a client over HTTP/3 that sends capsules instead of datagrams",
+)
 def test_a_client_that_the_front_cannot_serve_leaves_its_neighbour_alone(
     relay: RunningRelay,
     front: tuple[str, int],

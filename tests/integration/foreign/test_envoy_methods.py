@@ -7,8 +7,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from masque_relay.client import HttpChoice, RelayTimeout
+from masque_relay.client import ANY_IPV4, HttpChoice, IpTunnel, RelayTimeout, ip_request
 from masque_relay.contract.address import Endpoint
+from masque_relay.contract.ip_scope import IpScope
 from masque_relay.wire.capsule import CapsuleDecoder, encode_capsule
 from masque_relay.wire.connect_ip import ADDRESS_ASSIGN, decode_address_assign
 from tests.support.envoy import front_configuration, run_envoy_listeners
@@ -73,6 +74,7 @@ def front(
         yield Front(relay=tunnel_relay, site=site_certificate, listeners=listeners)
 
 
+@pytest.mark.interop("Envoy in front, to us by HTTP/{front}", "{method}", "{http}")
 @pytest.mark.parametrize("http", VERSIONS)
 @pytest.mark.parametrize("method", TUNNELS)
 async def test_a_tunnel_works_through_the_front(
@@ -81,6 +83,7 @@ async def test_a_tunnel_works_through_the_front(
     await TRIALS[method](front.way(http), http)
 
 
+@pytest.mark.interop("Envoy in front, to us by HTTP/{front}", "Ghostwire", "{http}")
 @pytest.mark.parametrize("http", [HttpChoice.H2, HttpChoice.H1])
 async def test_a_peer_of_the_mesh_comes_in_through_the_front(
     front: Front, http: HttpChoice
@@ -88,20 +91,52 @@ async def test_a_peer_of_the_mesh_comes_in_through_the_front(
     await ghostwire(front.way(http), http)
 
 
+@pytest.mark.interop(
+    "Envoy in front, to us by HTTP/{front}",
+    "Ghostwire",
+    "3",
+    cannot="sessions over HTTP/3 are bound to their TLS connection, which Envoy ends",
+)
 async def test_a_session_bound_to_its_tls_connection_finds_the_front_out(front: Front) -> None:
     """Over HTTP/3 a peer signs what only the two ends of one TLS connection know."""
     with pytest.raises((AssertionError, RelayTimeout)):
         await ghostwire(front.way(HttpChoice.H3), HttpChoice.H3)
 
 
+@pytest.mark.interop("Envoy in front, to us by HTTP/{front}", "WebSocket", "1.1")
 async def test_a_websocket_opens_through_the_front(front: Front) -> None:
     await TRIALS["WebSocket"](front.way(HttpChoice.H1), HttpChoice.H1)
 
 
+@pytest.mark.interop("Envoy in front, to us by HTTP/{front}", "CONNECT-IP", "{http}")
 @pytest.mark.parametrize("front", ["2", "1.1"], indirect=True)
 @pytest.mark.parametrize("http", [HttpChoice.H2, HttpChoice.H1])
 async def test_connect_ip_works_where_no_leg_is_http3(front: Front, http: HttpChoice) -> None:
     await connect_ip(front.way(http), http)
+
+
+@pytest.mark.interop(
+    "Envoy in front, to us by HTTP/{front}",
+    "CONNECT-IP",
+    "{http}",
+    cannot="on HTTP/3 Envoy keeps ADDRESS_ASSIGN from whoever says Capsule-Protocol; packets pass",
+)
+@pytest.mark.parametrize(
+    ("front", "http"),
+    [("3", HttpChoice.H3), ("3", HttpChoice.H2), ("3", HttpChoice.H1),
+     ("2", HttpChoice.H3), ("1.1", HttpChoice.H3)],
+    indirect=["front"],
+)  # fmt: skip
+async def test_connect_ip_hears_of_no_address_where_a_leg_is_http3(
+    front: Front, http: HttpChoice
+) -> None:
+    tunnel = IpTunnel(on_packets=lambda packets: None)
+    async with front.way(http).client(http) as client:
+        await client.start_tunnel(ip_request(IpScope()), tunnel)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await tunnel.request_addresses([ANY_IPV4])
+        assert not tunnel.assigned
 
 
 @pytest.mark.parametrize("front", ["3"], indirect=True)

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import pytest
 from dnslib import DNSRecord
 
 from tests.support.caddy import GREETING, HttpSite
@@ -28,6 +29,7 @@ def test_a_dns_question_goes_through_ghostctl_and_the_relay(
     assert str(DNSRecord.parse(answer).a.rdata) == "192.0.2.77"
 
 
+@pytest.mark.interop("libcurl through ghostctl tunnel", "CONNECT-UDP", "3")
 def test_an_http3_page_goes_through_ghostctl_and_the_relay(
     relay: RunningRelay, site: HttpSite, directory: Path
 ) -> None:

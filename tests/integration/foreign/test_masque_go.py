@@ -12,6 +12,7 @@ from tests.support.relay_process import RunningRelay
 REPLY_DEADLINE_S = 10.0
 
 
+@pytest.mark.interop("masque-go", "CONNECT-UDP", "3")
 def test_a_dns_question_is_answered(relay: RunningRelay, dns_port: int, timescale: float) -> None:
     with run_masque_go(relay, ("127.0.0.1", dns_port)) as address:
         question = DNSRecord.question("relay-test.example").pack()
@@ -20,6 +21,7 @@ def test_a_dns_question_is_answered(relay: RunningRelay, dns_port: int, timescal
     assert str(DNSRecord.parse(answer).a.rdata) == "192.0.2.77"
 
 
+@pytest.mark.interop("masque-go", "CONNECT-UDP", "3")
 def test_an_http3_page_comes_through(relay: RunningRelay, site: HttpSite) -> None:
     content = bytes(range(32, 127)) * 5_000
     (site.root / "masque-go.txt").write_bytes(content)

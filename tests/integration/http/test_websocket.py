@@ -286,6 +286,7 @@ ws.onclose = (event) => { report.close = [event.code, event.reason, event.wasCle
 </script>"""
 
 
+@pytest.mark.interop("Chromium", "WebSocket", "2")
 @needs_chromium
 async def test_a_real_browser(tmp_path: Path) -> None:
     reports: asyncio.Queue[dict[str, object]] = asyncio.Queue()

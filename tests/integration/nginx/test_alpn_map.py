@@ -74,12 +74,14 @@ async def said_by_the_site(fork: Fork, name: str, *alpn: str) -> bytes:
         return said
 
 
+@pytest.mark.interop("nginx, parting by ALPN", "{method}", "{http}")
 @pytest.mark.parametrize("http", [HttpChoice.H2, HttpChoice.H1])
 @pytest.mark.parametrize("method", TUNNELS)
 async def test_tunnels_go_to_the_relay(fork: Fork, method: str, http: HttpChoice) -> None:
     await TRIALS[method](fork.way, http)
 
 
+@pytest.mark.interop("nginx, parting by ALPN", "WebSocket", "1.1")
 async def test_websockets_go_to_the_relay(fork: Fork) -> None:
     await TRIALS["WebSocket"](fork.way, HttpChoice.H1)
 

@@ -3,6 +3,8 @@
 import socket
 from pathlib import Path
 
+import pytest
+
 from masque_relay.client import Bearer, RelayAddress, RelayClient, RelayOptions
 from tests.support.method_trials import free_port
 from tests.support.nginx import run_nginx
@@ -10,6 +12,7 @@ from tests.support.relay_process import run_relay
 from tests.support.udp_echo import run_udp_echo
 
 
+@pytest.mark.interop("nginx, QUIC untouched", "CONNECT-UDP", "3")
 async def test_a_tunnel_goes_through_nginx_and_keeps_its_datagram_size(tmp_path: Path) -> None:
     port = free_port(socket.SOCK_DGRAM)
     with (

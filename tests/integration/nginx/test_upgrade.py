@@ -33,11 +33,15 @@ def way(relay: ManagedRelay, tmp_path_factory: pytest.TempPathFactory) -> Genera
         yield WayIn(url=f"https://127.0.0.1:{port}", ca_file=site.ca_file, token=relay.token)
 
 
+@pytest.mark.interop("nginx, forwarding Upgrades", "{method}", "1.1")
 @pytest.mark.parametrize("method", UPGRADES)
 async def test_a_tunnel_by_upgrade_goes_through_nginx(way: WayIn, method: str) -> None:
     await TRIALS[method](way, HttpChoice.H1)
 
 
+@pytest.mark.interop(
+    "nginx, forwarding Upgrades", "CONNECT", "1.1", cannot="nginx takes no CONNECT"
+)
 async def test_classic_connect_stops_at_nginx(way: WayIn) -> None:
     with pytest.raises(TunnelRefused):
         await TRIALS["CONNECT"](way, HttpChoice.H1)

@@ -33,6 +33,7 @@ class Receiver(asyncio.DatagramProtocol):
             self.received.set_result(data)
 
 
+@pytest.mark.interop("aioice", "TURN", "{kind}")
 @pytest.mark.parametrize("kind", ["udp", "tcp", "tls"])
 async def test_aioice_reaches_a_peer(turn: TurnRelay, kind: str) -> None:
     loop = asyncio.get_running_loop()
@@ -58,6 +59,7 @@ async def test_aioice_reaches_a_peer(turn: TurnRelay, kind: str) -> None:
     await asyncio.sleep(0.1)
 
 
+@pytest.mark.interop("aiortc", "TURN", "udp")
 async def test_aiortc_opens_a_data_channel_through_relayed_addresses(turn: TurnRelay) -> None:
     host, port = turn.address("udp")
     credentials: Credentials = turn.credentials()

@@ -76,6 +76,7 @@ async def site(page: str) -> AsyncGenerator[tuple[str, asyncio.Future[dict[str, 
         yield f"http://127.0.0.1:{port}/", told
 
 
+@pytest.mark.interop("Chromium", "TURN", "{kind}")
 @pytest.mark.parametrize(
     ("kind", "scheme", "transport"),
     [("udp", "turn", "udp"), ("tcp", "turn", "tcp"), ("tls", "turns", "tcp")],

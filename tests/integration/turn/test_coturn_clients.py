@@ -107,6 +107,7 @@ def _free_port() -> int:
         return port
 
 
+@pytest.mark.interop("coturn", "TURN", "{name}")
 @pytest.mark.parametrize("name", RUNS)
 def test_uclient_loses_nothing(outputs: Mapping[str, str], name: str) -> None:
     output = outputs[name]

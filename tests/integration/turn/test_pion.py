@@ -62,6 +62,7 @@ def run(pion: Path, turn: TurnRelay, kind: str, port: int, *who: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.interop("pion", "TURN", "{kind}")
 @pytest.mark.parametrize("kind", ["udp", "tcp", "tls"])
 def test_pion_reaches_a_peer(pion: Path, turn: TurnRelay, echo_port: int, kind: str) -> None:
     made = turn.credentials()
