@@ -70,8 +70,8 @@ def read_packet(packet: bytes) -> PacketFacts | None:  # noqa: PLR0911 (the hot 
     """Return what forwarding needs to know of one whole IP packet; None if it is malformed.
 
     Malformed is also what must not be forwarded whatever the policy: source routes (RFC 7126,
-    RFC 5095), jumbograms, and more extension headers than anybody needs. Checksums are not
-    checked: a packet whose own checksum is wrong is dropped by whoever reads it next.
+    RFC 5095, RFC 8754), jumbograms, and more extension headers than anybody needs. Checksums are
+    not checked: a packet whose own checksum is wrong is dropped by whoever reads it next.
     """
     size = len(packet)
     if size < MIN_IPV4_HEADER_BYTES:
@@ -165,7 +165,7 @@ def walk_extensions(packet: bytes) -> tuple[int, int] | None:  # noqa: PLR0911 (
             header_bytes = (packet[offset + 1] + 2) * 4  # RFC 4302 section 2.2
         else:
             header_bytes = (packet[offset + 1] + 1) * 8
-            if protocol == IpProtocol.ROUTING and not _routing_is_harmless(packet, offset):
+            if protocol == IpProtocol.ROUTING and not _routing_is_done(packet, offset):
                 return None
         protocol = packet[offset]
         offset += header_bytes
@@ -174,9 +174,13 @@ def walk_extensions(packet: bytes) -> tuple[int, int] | None:  # noqa: PLR0911 (
     return None
 
 
-def _routing_is_harmless(packet: bytes, offset: int) -> bool:
-    """RFC 5095: type 0 with segments left would send the packet elsewhere than it says."""
-    return packet[offset + 2] != 0 or packet[offset + 3] == 0
+def _routing_is_done(packet: bytes, offset: int) -> bool:
+    """Tell whether a routing header of any type has no segments left (RFC 8200 section 4.4).
+
+    One that has some sends the packet on to a place that no rule was asked about: type 0 (RFC 5095)
+    and segment routing (RFC 8754) alike.
+    """
+    return packet[offset + 3] == 0
 
 
 def is_fragment_tail(packet: bytes) -> bool:

@@ -170,6 +170,10 @@ class TestMalformed:
                 ipv6(V6, V6_PEER, b"\x11\x02\x00\x01" + bytes(20) + udp(b""), protocol=43),
                 id="source route of RFC 5095",
             ),
+            pytest.param(
+                ipv6(V6, V6_PEER, b"\x11\x02\x04\x01" + bytes(20) + udp(b""), protocol=43),
+                id="segment routing of RFC 8754",
+            ),
         ],
     )
     def test_it_is_no_packet_to_forward(self, packet: bytes) -> None:
