@@ -19,11 +19,13 @@ from masque_relay.client.errors import (
     RelayUntrusted,
     TunnelRefused,
 )
+from masque_relay.client.pvd import PvdError
 
 _EXIT_CODES: tuple[tuple[type[ClientError], ExitCode], ...] = (
     (AddressError, ExitCode.USAGE),
     (CredentialError, ExitCode.USAGE),
     (TunnelRefused, ExitCode.REFUSED),
+    (PvdError, ExitCode.REFUSED),
     (MeshRefused, ExitCode.REFUSED),
     (PeerRefused, ExitCode.REFUSED),
     (RelayUnreachable, ExitCode.UNREACHABLE),

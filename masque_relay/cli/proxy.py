@@ -107,8 +107,8 @@ def proxy(
           --rule direct:intranet.example --rule direct:10.0.0.0/8 --rule 'block:*:25'
 
     \b
-    Exit codes: 1 a port is taken, 2 bad arguments, 4 relay unreachable or not trusted,
-    5 no answer in time.
+    Exit codes: 1 a port is taken, 2 bad arguments, 3 no --from-pvd for this credential,
+    4 relay unreachable or not trusted, 5 no answer in time.
     """
     try:
         plan = _Plan(

@@ -21,6 +21,8 @@ _LISTEN_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _FORWARD_HINT = (
     "write LISTEN=TARGET, for example 127.0.0.1:5353=9.9.9.9:53 or [::1]:51820=vpn.example:51820"
 )
+_TARGET_HINT = "write HOST:PORT, for example 9.9.9.9:53, dns.example:53 or [2001:db8::1]:53"
+_LISTEN_HINT = "write ADDRESS:PORT, for example 127.0.0.1:5353 or [::1]:5353; :5353 is on 127.0.0.1"
 _RELAY_HINT = (
     "write https://HOST:PORT, or a template such as "
     "https://HOST:PORT/custom/{target_host}/{target_port}/"
@@ -135,7 +137,7 @@ def parse_target(text: str) -> Target:
     Raises:
         AddressError: no port, a port outside 1..65535, or a host that is neither name nor address.
     """
-    host, port = _split_port(text)
+    host, port = _split_port(text, _TARGET_HINT)
     return _target(host, port)
 
 
@@ -155,16 +157,16 @@ def parse_listen(text: str) -> Endpoint:
     Raises:
         AddressError: no IP address, or no port.
     """
-    host, digits = _split_port(text)
+    host, digits = _split_port(text, _LISTEN_HINT)
     if not _LISTEN_PORT.fullmatch(digits) or int(digits) > 65_535:
-        raise AddressError(f"{text!r}: {digits!r} is not a port", hint=_FORWARD_HINT)
+        raise AddressError(f"{text!r}: {digits!r} is not a port", hint=_LISTEN_HINT)
     if host in {"", "localhost"}:
         return Endpoint(address=LOOPBACK, port=int(digits))
     try:
         address = ip_address(host)
     except ValueError:
         raise AddressError(
-            f"{text!r}: the listening side must be an IP address", hint=_FORWARD_HINT
+            f"{text!r}: the listening side must be an IP address", hint=_LISTEN_HINT
         ) from None
     return Endpoint(address=address, port=int(digits))
 
@@ -173,17 +175,17 @@ def _target(host: str, port: str) -> Target:
     try:
         return Target(host=parse_host(host), port=parse_port(port))
     except WireError as error:
-        raise AddressError(error.detail, hint=_FORWARD_HINT) from error
+        raise AddressError(error.detail, hint=_TARGET_HINT) from error
 
 
-def _split_port(text: str) -> tuple[str, str]:
+def _split_port(text: str, hint: str) -> tuple[str, str]:
     host, separator, digits = text.rpartition(":")
     if not separator or digits.endswith("]"):
-        raise AddressError(f"{text!r} has no port", hint=_FORWARD_HINT)
+        raise AddressError(f"{text!r} has no port", hint=hint)
     if host.startswith("[") and host.endswith("]"):
         return host[1:-1], digits
     if ":" in host:
-        raise AddressError(f"{text!r}: put the IPv6 address in brackets", hint=_FORWARD_HINT)
+        raise AddressError(f"{text!r}: put the IPv6 address in brackets", hint=hint)
     return host, digits
 
 

@@ -44,6 +44,10 @@ _STATUS_HINTS = {
     504: "the target, or the relay's resolver, took too long",
 }
 
+_SWITCHED_OFF_HINT = (
+    "this relay has no such tunnels, or has them switched off: its operator can turn them on"
+)
+
 _SENT_HINTS = {
     401: (
         "the credential was sent and not accepted: it may have expired, be revoked, or be made for "
@@ -123,6 +127,8 @@ def _hint(status: int, error: str | None, *, credential_sent: bool) -> str | Non
     if status in {401, 407}:
         # says more than http_request_denied, which comes with it
         return (_SENT_HINTS if credential_sent else _STATUS_HINTS)[status]
+    if status == 501 and error is not None:
+        return _SWITCHED_OFF_HINT  # a proxy said it, and it could read what was asked for
     if error in _ERROR_HINTS:
         return _ERROR_HINTS[error]
     return _STATUS_HINTS.get(status)

@@ -477,7 +477,7 @@ class TestFromPvd:
             way = [argument for argument in way_to(relay) if argument != str(relay.token_file)]
             way.remove("--token-file")
             done = ghostctl("proxy", *way, "--from-pvd")
-        assert done.returncode != 0
+        assert done.returncode == 3
         assert "did not accept the credential" in done.stderr
 
 

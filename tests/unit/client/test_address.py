@@ -4,7 +4,13 @@ from ipaddress import ip_address
 
 import pytest
 
-from masque_relay.client.address import ForwardSpec, RelayAddress, make_target, parse_target
+from masque_relay.client.address import (
+    ForwardSpec,
+    RelayAddress,
+    make_target,
+    parse_listen,
+    parse_target,
+)
 from masque_relay.client.errors import AddressError
 from masque_relay.contract.address import Endpoint, Target
 
@@ -145,6 +151,14 @@ class TestForwards:
         with pytest.raises(AddressError) as refused:
             ForwardSpec.parse(text)
         assert refused.value.hint
+
+    def test_the_hint_names_what_was_asked_for(self) -> None:
+        with pytest.raises(AddressError) as target:
+            parse_target("2130706433:80")
+        with pytest.raises(AddressError) as listen:
+            parse_listen("nonsense")
+        assert "HOST:PORT" in str(target.value.hint)
+        assert "ADDRESS:PORT" in str(listen.value.hint)
 
     def test_a_mapped_address_becomes_the_ipv4_address(self) -> None:
         assert parse_target("[::ffff:192.0.2.1]:53") == make_target("192.0.2.1", 53)

@@ -81,6 +81,10 @@ class TestHints:
     def test_every_usual_status_has_a_hint(self, status: int) -> None:
         assert refusal(status).hint
 
+    def test_a_relay_without_this_kind_of_tunnel_is_no_wrong_request(self) -> None:
+        refused = refusal(501, (b"proxy-status", b"ghostwire; error=http_request_error"))
+        assert "switched off" in refused.hint
+
     def test_retry_after_is_taken_over(self) -> None:
         assert refusal(429, (b"retry-after", b"7")).retry_after_s == 7
         assert (
