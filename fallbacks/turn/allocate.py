@@ -33,11 +33,11 @@ class Allocator:
 
     def __init__(self, session: "TurnSession") -> None:
         self._session = session
-        self._pending: set[int] = set()
+        self._pending: set[tuple[PathKind, Endpoint, Endpoint]] = set()
 
     async def allocate(self, path: ClientPath, presented: Presented) -> None:
         """Ask the gate, bind sockets, answer. A repeated request meanwhile is dropped."""
-        waiting = id(path)
+        waiting = (path.kind, path.client, path.server)
         if waiting in self._pending:
             return
         self._pending.add(waiting)
@@ -109,6 +109,9 @@ class Allocator:
     ) -> None:
         """Make the allocation under a lease, which is given back if that fails."""
         session = self._session
+        if path.is_lost:
+            lease.release(EndReason.CONNECTION_LOST)
+            return
         result: Allocation | ErrorCode = ErrorCode.SERVER_ERROR
         try:
             if path.allocation is not None or presented.key is None:

@@ -47,6 +47,11 @@ class ClientPath(Protocol):
         """Our end."""
         ...
 
+    @property
+    def is_lost(self) -> bool:
+        """The connection is gone; never so without one."""
+        ...
+
     def send(self, message: bytes) -> None:
         """Send one STUN message. Never blocks or raises."""
         ...

@@ -225,7 +225,8 @@ class TurnSession:
         if message.method == Method.CONNECTION_BIND and self._on_connection_bind(path, presented):
             return
         allocation = path.allocation
-        if allocation is None or presented.credential.access_token != allocation.access_token:
+        token = presented.credential.access_token
+        if allocation is None or token not in (None, allocation.access_token):
             self._ask_the_gate(path, presented)
             return
         error = check_owner(allocation, presented)

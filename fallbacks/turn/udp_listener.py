@@ -38,6 +38,11 @@ class UdpPath:
         """What the socket is bound to."""
         return self._listener.local
 
+    @property
+    def is_lost(self) -> bool:
+        """Never: there is no connection."""
+        return False
+
     def send(self, message: bytes) -> None:
         """Send one message now; a full buffer loses it, the client asks again."""
         self._listener.socket.send_batch((message,), self._source)

@@ -159,6 +159,7 @@ class FakePath:
         self.server = Endpoint(address=ip_address("198.51.100.1"), port=3478)
         self.sent: list[bytes] = []
         self.is_kept = False
+        self.is_lost = False
         self.is_closed = False
         self.takes = True
         self.splice: Splice | None = None

@@ -138,6 +138,17 @@ class TestRefusals:
         rig.release_requests()
         assert rig.counters.allocations_opened == 1
 
+    def test_a_connection_that_is_gone_gets_none(self, rig: TurnRig) -> None:
+        client = rig.client(path=rig.path(kind=PathKind.TCP))
+        client.challenge()
+        rig.holds_requests = True
+        data = client.build(Method.ALLOCATE, [(Attribute.REQUESTED_TRANSPORT, b"\x11\0\0\0")])
+        client.deliver(data)
+        client.path.is_lost = True
+        rig.release_requests()
+        assert rig.session.allocations == set()
+        assert rig.bench.gate.tunnel_count == 0
+
     def test_a_subject_without_a_rule_is_forbidden(self, rig: TurnRig) -> None:
         reply = rig.client("mallory").try_allocate()
         assert error_name(reply) == "FORBIDDEN"
