@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from masque_relay.admin.limits import AdminLimits
 from masque_relay.config.connect_ip import ConnectIpSection
+from masque_relay.config.derp import DerpSection
 from masque_relay.config.ghostwire import GhostwireSection
 from masque_relay.config.turn import TurnSection
 from masque_relay.config.upstream import UpstreamSection
@@ -286,6 +287,8 @@ class RelayConfig(Section):
     """CONNECT-IP (RFC 9484): IP tunnels."""
     ghostwire: GhostwireSection = GhostwireSection()
     """The mesh: peers that meet at this relay."""
+    derp: DerpSection = DerpSection()
+    """Tailscale's relay protocol."""
     pvd: PvdSettings = PvdSettings()
     """Discovery: what `/.well-known/pvd` says."""
     dns: DnsSection = DnsSection()

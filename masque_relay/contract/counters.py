@@ -306,6 +306,42 @@ class MeshCounters:
 
 
 @dataclass(slots=True)
+class DerpCounters:
+    """DERP clients and what passes to them."""
+
+    clients_opened: int = 0
+    """Admitted."""
+    clients_open: int = 0
+    """A gauge."""
+    homes: int = 0
+    """A gauge: clients that say that this relay is their home."""
+    handshakes_refused: int = 0
+    """Box, mesh key, gate; and those that took too long, or came when too many were unproved."""
+    clients_replaced: int = 0
+    """By a newer connection of the same key."""
+    clients_stalled: int = 0
+    """Ended because they took nothing."""
+    protocol_errors: int = 0
+    """Ended for what DERP forbids."""
+    packets: int = 0
+    packet_bytes: int = 0
+    """As the receivers got them."""
+    forwarded_packets: int = 0
+    """From other servers of the mesh."""
+    unknown_dropped: int = 0
+    """For a key that is not here, or that policy does not let the sender reach."""
+    queue_dropped: int = 0
+    """Pushed out of a slow receiver's queue."""
+    rate_dropped: int = 0
+    oversize_dropped: int = 0
+    """From Ghostwire peers, larger than DERP takes."""
+    early_dropped: int = 0
+    """Sent before the gate had answered, beyond what is kept."""
+    held_dropped: int = 0
+    """For a Ghostwire peer that had not taken the call."""
+
+
+@dataclass(slots=True)
 class UpstreamCounters:
     """The way through an upstream relay."""
 

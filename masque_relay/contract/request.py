@@ -83,6 +83,14 @@ class MessageIntegrity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeKey:
+    """A key that the transport itself has seen proved, such as DERP's by a box to the relay's."""
+
+    key: bytes
+    """X25519 public key, 32 bytes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MalformedCredential:
     """A credential header that could not be read; the gate refuses it as invalid."""
 
@@ -91,7 +99,12 @@ class MalformedCredential:
 
 
 Credential = (
-    BearerToken | BasicPassword | ClientCertificate | MessageIntegrity | MalformedCredential
+    BearerToken
+    | BasicPassword
+    | ClientCertificate
+    | MessageIntegrity
+    | NodeKey
+    | MalformedCredential
 )
 
 

@@ -17,7 +17,7 @@ class MetricRow:
     """One plain int of contract/counters.py."""
 
     group: str
-    """Which counters object: quic, http, tcp, tunnel, bind, ip, flow, turn, mesh, upstream."""
+    """Which object: quic, http, tcp, tunnel, bind, ip, flow, turn, mesh, derp, upstream."""
     field: str
     """The attribute of that object."""
     name: str
@@ -42,6 +42,8 @@ def _ip_dropped(field: str, /, **labels: str) -> MetricRow:
 
 _MESH_ENDED = "Sessions of mesh peers that the relay ended, by cause."
 _MESH_DROPPED = "Datagrams between mesh peers that were not relayed, by cause."
+_DERP_ENDED = "DERP connections that the relay ended, by cause."
+_DERP_DROPPED = "Packets of DERP clients that were not relayed, by cause."
 _UDP = "UDP datagrams of the QUIC endpoint, whatever they hold."
 _IP_DROPPED = "IP packets of CONNECT-IP tunnels that were not forwarded, by cause."
 _IP_REFUSED = "Address requests of CONNECT-IP clients that got nothing."
@@ -440,5 +442,34 @@ _MESH_ROWS: tuple[MetricRow, ...] = (
     _row("mesh", "stray_dropped", "mesh_datagrams_dropped", _MESH_DROPPED, cause="no_channel"),
 )
 
-COUNTER_ROWS: tuple[MetricRow, ...] = (*_RELAY_ROWS, *_TURN_ROWS, *_MESH_ROWS)
+_DERP_ROWS: tuple[MetricRow, ...] = (
+    _row("derp", "clients_opened", "derp_clients_opened", "DERP clients admitted."),
+    _gauge("derp", "clients_open", "derp_clients", "DERP clients here now."),
+    _gauge("derp", "homes", "derp_home_clients", "DERP clients whose home this relay is."),
+    _row("derp", "handshakes_refused", "derp_handshakes_refused", "DERP clients not let in."),
+    _row("derp", "clients_replaced", "derp_clients_ended", _DERP_ENDED, cause="replaced"),
+    _row("derp", "clients_stalled", "derp_clients_ended", _DERP_ENDED, cause="stalled"),
+    _row("derp", "protocol_errors", "derp_clients_ended", _DERP_ENDED, cause="protocol"),
+    _row("derp", "packets", "derp_packets", "Packets relayed to DERP clients."),
+    _row("derp", "packet_bytes", "derp_bytes", "Bytes of packets relayed to DERP clients."),
+    _row(
+        "derp",
+        "forwarded_packets",
+        "derp_packets_forwarded",
+        "Packets that other servers of the mesh brought.",
+    ),
+    _row("derp", "unknown_dropped", "derp_packets_dropped", _DERP_DROPPED, cause="unknown_dest"),
+    _row("derp", "queue_dropped", "derp_packets_dropped", _DERP_DROPPED, cause="queue"),
+    _row("derp", "rate_dropped", "derp_packets_dropped", _DERP_DROPPED, cause="rate"),
+    _row("derp", "oversize_dropped", "derp_packets_dropped", _DERP_DROPPED, cause="oversize"),
+    _row("derp", "early_dropped", "derp_packets_dropped", _DERP_DROPPED, cause="early"),
+    _row("derp", "held_dropped", "derp_packets_dropped", _DERP_DROPPED, cause="not_taken"),
+)
+
+COUNTER_ROWS: tuple[MetricRow, ...] = (
+    *_RELAY_ROWS,
+    *_TURN_ROWS,
+    *_MESH_ROWS,
+    *_DERP_ROWS,
+)
 """Every field of contract/counters.py, once; tests/unit/control/test_metrics.py checks that."""

@@ -124,6 +124,26 @@ class StunSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeKeySettings:
+    """Node keys of DERP clients. The list is asked first, then the verifier."""
+
+    file: Path | None = None
+    """TOML: ``[node.laptop]`` with ``key = "nodekey:…"`` and ``groups``; ``laptop`` is the
+    subject."""
+    verifier_url: str | None = None
+    """Is asked about other keys: an HTTP POST as derper's ``--verify-client-url``. Who it allows
+    has the key's text as subject."""
+    verifier_groups: tuple[str, ...] = ()
+    """Groups of those."""
+    verifier_timeout_s: float = 5.0
+    """From the question to the whole answer."""
+    verifier_max_pending: int = 64
+    """Questions under way; the next client is told to come again."""
+    allow_when_verifier_fails: bool = False
+    """Let clients in while the verifier does not answer, as derper does unless told otherwise."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GateLimits:
     """What the gate allows whatever the policy says."""
 
@@ -145,7 +165,7 @@ class GateLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateSettings:
-    """All of the gate. At least one of bearer, basic, mtls and stun must be set."""
+    """All of the gate. At least one of bearer, basic, mtls, stun and node_keys must be set."""
 
     policy_file: Path
     """TOML: groups, rules and their tests; docs/reference/policy.md."""
@@ -153,6 +173,7 @@ class GateSettings:
     basic: BasicSettings | None = None
     mtls: MtlsSettings | None = None
     stun: StunSettings | None = None
+    node_keys: NodeKeySettings | None = None
     revocations_file: Path | None = None
     """Where revocations survive a restart; None keeps them in memory only."""
     recheck_tunnels: bool = True

@@ -14,6 +14,9 @@ from masque_relay.wire.errors import WireError
 from masque_relay.wire.structured import parse_boolean
 
 HEAD_END = b"\r\n\r\n"
+DERP = b"derp"
+"""The Upgrade token of Tailscale's relays: plain bytes, no capsules."""
+
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/1\.([01])")
 _FIELD_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
 _ABSOLUTE = re.compile(rb"(https?)://([^/?#]+)([^#]*)", re.IGNORECASE)
@@ -32,6 +35,8 @@ class H1Head:
     """The same for h11, whose business are framing and keep-alive."""
     is_tunnel: bool
     """An Upgrade or a CONNECT: what follows is no request, answered or refused (RFC 9931)."""
+    has_switched: bool = False
+    """The client takes its Upgrade for granted and expects no 101 (DERP's fast start)."""
 
 
 def has_lone_lf(data: bytes | bytearray) -> bool:
@@ -64,7 +69,12 @@ def parse_h1_head(head: bytes) -> H1Head:
     headers, fields = _convert(method, target, fields, is_http10=minor == b"0")
     lines_out = [first, *(b"%b: %b" % item for item in fields)]
     is_tunnel = method == b"CONNECT" or any(name == b":protocol" for name, _ in headers)
-    return H1Head(headers=headers, h11_head=b"\r\n".join(lines_out) + HEAD_END, is_tunnel=is_tunnel)
+    return H1Head(
+        headers=headers,
+        h11_head=b"\r\n".join(lines_out) + HEAD_END,
+        is_tunnel=is_tunnel,
+        has_switched=(b":protocol", DERP) in headers and (b"derp-fast-start", b"1") in fields,
+    )
 
 
 def _bad(detail: str, section: str) -> WireError:
@@ -118,7 +128,7 @@ def _tunnel_token(method: bytes, fields: Headers) -> bytes | None:
         return None
     tokens = _words(fields, b"upgrade")
     for token in tokens:
-        if token == b"websocket" or token.decode("latin-1") in CAPSULE_PROTOCOLS:
+        if token in {b"websocket", DERP} or token.decode("latin-1") in CAPSULE_PROTOCOLS:
             return token
     says = [value for name, value in fields if name == b"capsule-protocol"]
     if len(tokens) == 1 and len(says) == 1 and parse_boolean(says[0].decode("latin-1")) is True:

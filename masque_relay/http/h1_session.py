@@ -60,6 +60,8 @@ class H1Session:
         self._upgrade: bytes | None = None
         """The Upgrade token of the running request."""
         self._is_tunnel = False
+        self._has_switched = False
+        """The client expects no 101."""
         self._has_answered = False
         self._must_close = False
         self._unread_bytes = 0
@@ -171,7 +173,8 @@ class H1Session:
         if self._upgrade is not None and status < 300:
             switch = [(b"connection", b"Upgrade"), (b"upgrade", self._upgrade)]
             fields = [field for field in fields if field[0] not in {b"connection", b"upgrade"}]
-            self._send(h11.InformationalResponse(status_code=101, headers=switch + fields))
+            if not self._has_switched:
+                self._send(h11.InformationalResponse(status_code=101, headers=switch + fields))
             return
         if self._is_tunnel and status >= 300:
             self._phase = _Phase.OVER
@@ -272,6 +275,7 @@ class H1Session:
         self._served_any = True
         self._has_answered = False
         self._is_tunnel = head.is_tunnel
+        self._has_switched = head.has_switched
         self._upgrade = next((value for name, value in head.headers if name == b":protocol"), None)
         stream_id = self._stream_id
         if head.is_tunnel:

@@ -188,6 +188,7 @@ def build_app(
     proxy_name: str,
     site: Sequence[BaseRoute] = (),
     wrap_up: WrapUpRule | None = None,
+    own_tunnels: Sequence[TunnelRoute] = (),
 ) -> ASGIApp:
     """Return the relay's application.
 
@@ -198,8 +199,9 @@ def build_app(
         site: more routes beside the tunnels and the front page. What they serve behind the gate
             they bring themselves.
         wrap_up: who is sent WRAP_UP when the relay drains; None: nobody.
+        own_tunnels: tunnels that ask the gate themselves, because the credential comes inside.
     """
-    routes: list[TunnelRoute | ClassicRoute] = []
+    routes: list[TunnelRoute | ClassicRoute] = [*own_tunnels]
     hints: list[TunnelHintRoute] = []
     for kind in kinds:
         app = GateMiddleware(

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import tempfile
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ class CertificateFiles:
     key_file: Path
     names: frozenset[str]
     """DNS names in lower case; a wildcard as ``*.example.org``."""
+    note_pem: bytes = b""
+    """A certificate to send behind the chain, which clients that do not look for it ignore."""
 
 
 class ServerTls(ssl.SSLObject):
@@ -107,7 +110,7 @@ def _context(
     context.set_ciphers(CIPHERS)
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
     context.set_alpn_protocols(list(alpn_protocols))
-    context.load_cert_chain(identity.certificate_file, identity.key_file)
+    _load_chain(context, identity)
     if client_ca_pem is not None:
         context.load_verify_locations(cadata=client_ca_pem.decode("ascii"))
         context.verify_mode = ssl.CERT_REQUIRED if requires_certificate else ssl.CERT_OPTIONAL
@@ -115,6 +118,17 @@ def _context(
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
     return context
+
+
+def _load_chain(context: ssl.SSLContext, identity: CertificateFiles) -> None:
+    if not identity.note_pem:
+        context.load_cert_chain(identity.certificate_file, identity.key_file)
+        return
+    # OpenSSL reads a chain from one file only; there is no secret in it.
+    with tempfile.NamedTemporaryFile(suffix=".pem") as chain:
+        chain.write(identity.certificate_file.read_bytes() + b"\n" + identity.note_pem)
+        chain.flush()
+        context.load_cert_chain(chain.name, identity.key_file)
 
 
 class _LeanTls(SSLProtocol):

@@ -6,7 +6,7 @@ Everything is read before anything is put in force, so that a bad file changes n
 import ssl
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from masque_relay.http.tcp_tls import (
 )
 from masque_relay.quic.retry import EndpointSecrets
 from masque_relay.quic.tls import CertificateIdentity, ClientCertificates
+from masque_relay.server.derp_keys import DerpKeys, load_derp_keys, note_certificate
 
 Value = TypeVar("Value")
 
@@ -48,6 +49,8 @@ class Material:
     """The same certificates for TCP; None where HTTP/2 and HTTP/1.1 are off."""
     turn_tls: ssl.SSLContext | None
     """The same for TURN's own ports; None where there are none with TLS."""
+    derp_keys: DerpKeys | None
+    """None where DERP is off."""
     secrets: EndpointSecrets = field(repr=False)
     admin_token: str = field(repr=False)
 
@@ -73,6 +76,7 @@ def load_material(config: RelayConfig) -> Material:
     secrets = _collect(problems, lambda: _endpoint_secrets(config.listen.secret_files))
     admin_token = _collect(problems, lambda: _admin_token(config.admin.token_file))
     client_ca_pem = _collect(problems, lambda: _client_ca(config))
+    derp_keys = _collect(problems, lambda: load_derp_keys(config.derp))
     tcp_tls: ssl.SSLContext | None = None
     turn_tls: ssl.SSLContext | None = None
     if len(identities) == len(pairs):
@@ -80,7 +84,8 @@ def load_material(config: RelayConfig) -> Material:
             CertificateFiles(certificate_file=pair[0], key_file=pair[1], names=identity.names)
             for pair, identity in zip(pairs, identities, strict=True)
         ]
-        tcp_tls = _collect(problems, lambda: _tcp_tls(config, files, client_ca_pem))
+        shown = _with_note(files, config, derp_keys)
+        tcp_tls = _collect(problems, lambda: _tcp_tls(config, shown, client_ca_pem))
         turn_tls = _collect(problems, lambda: _turn_tls(config, files))
     if problems or secrets is None or admin_token is None:
         raise ConfigError(problems)
@@ -91,6 +96,7 @@ def load_material(config: RelayConfig) -> Material:
         client_ca_pem=client_ca_pem,
         tcp_tls=tcp_tls,
         turn_tls=turn_tls,
+        derp_keys=derp_keys,
         secrets=secrets,
         admin_token=admin_token,
     )
@@ -134,6 +140,16 @@ def _tcp_tls(
             refuse_unknown_names=config.tls.refuse_unknown_names,
             alpn_protocols=alpn_protocols,
         )
+
+
+def _with_note(
+    files: Sequence[CertificateFiles], config: RelayConfig, derp_keys: DerpKeys | None
+) -> Sequence[CertificateFiles]:
+    """Return the certificates with the note that DERP clients look for, where they may see it."""
+    if derp_keys is None or not config.derp.fast_start:
+        return files
+    note_pem = note_certificate(derp_keys)
+    return [replace(file, note_pem=note_pem) for file in files]
 
 
 def _turn_tls(config: RelayConfig, files: Sequence[CertificateFiles]) -> ssl.SSLContext | None:

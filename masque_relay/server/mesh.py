@@ -22,7 +22,6 @@ from masque_relay.contract.lease import Lease
 from masque_relay.contract.ports import Clock, Dataplane, Gate
 from masque_relay.contract.request import BearerToken, Method, RelayRequest
 from masque_relay.contract.verdict import Denial, DenyReason, EndReason
-from masque_relay.dataplane.switchboard import RelaySwitchboard
 from masque_relay.tunnels.ghostwire import GhostwireSession
 from masque_relay.tunnels.ghostwire_channel import RelayChannel
 from masque_relay.tunnels.ghostwire_handshake import HandshakePorts
@@ -148,7 +147,8 @@ class Mesh:
                 try_for_ms=int(RESTART_TRY_S * 1_000),
             )
 
-    def _start(self, work: Coroutine[object, object, None]) -> None:
+    def start(self, work: Coroutine[object, object, None]) -> None:
+        """Run something until it ends, or the mesh does."""
         task = self._tasks.create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -175,7 +175,7 @@ class Mesh:
         if session.arrival.lease is not None:
             self._admit_key(session, auth, session.arrival.lease)
         else:
-            self._start(self._admit_token(session, auth))
+            self.start(self._admit_token(session, auth))
 
     async def _admit_token(self, session: GhostwireSession, auth: Auth) -> None:
         arrival = session.arrival
@@ -212,7 +212,7 @@ class Mesh:
     # -- channels to hosts ------------------------------------------------------------------------
 
     def _open_host(self, session: GhostwireSession, channel: RelayChannel, frame: Open) -> None:
-        self._start(self._reach(session, channel, frame))
+        self.start(self._reach(session, channel, frame))
 
     async def _reach(self, session: GhostwireSession, channel: RelayChannel, frame: Open) -> None:
         """Open one host channel; whatever fails ends that channel alone."""
@@ -290,6 +290,7 @@ async def open_mesh(
     *,
     gate: Gate,
     dataplane: Dataplane,
+    switchboard: Switchboard,
     clock: Clock,
     counters: MeshCounters,
 ) -> Mesh | None:
@@ -308,7 +309,7 @@ async def open_mesh(
         settings,
         gate=gate,
         dataplane=dataplane,
-        switchboard=RelaySwitchboard(),
+        switchboard=switchboard,
         clock=clock,
         counters=counters,
     )

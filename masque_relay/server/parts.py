@@ -7,12 +7,14 @@ from functools import partial
 
 import structlog
 
+from fallbacks.derp.server import DerpServer
 from fallbacks.turn.server import TurnServer
 from masque_relay.admin.listener import AdminListener
 from masque_relay.config import RelayConfig
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import (
     BindCounters,
+    DerpCounters,
     FlowCounters,
     HttpCounters,
     IpCounters,
@@ -30,6 +32,7 @@ from masque_relay.control.audit import AuditWriter, open_audit_trail
 from masque_relay.control.gate import RelayGate
 from masque_relay.control.gate_build import build_gate
 from masque_relay.dataplane.inproc import InprocDataplane
+from masque_relay.dataplane.switchboard import RelaySwitchboard
 from masque_relay.dataplane.udp_bind import BindSettings
 from masque_relay.http.connect_tcp import ConnectTcpServices, connect_tcp_kinds
 from masque_relay.http.connect_udp import ConnectUdpServices, connect_udp_kind
@@ -49,6 +52,7 @@ from masque_relay.quic.settings import EndpointSettings
 from masque_relay.quic.tls import CertificateStore
 from masque_relay.server.chain import Chain
 from masque_relay.server.connect_ip import open_connect_ip
+from masque_relay.server.derp import derp_routes, open_derp
 from masque_relay.server.material import Material
 from masque_relay.server.mesh import Mesh, open_mesh
 from masque_relay.server.mesh_ways import mesh_applications, mesh_routes
@@ -75,6 +79,7 @@ class Counters:
     flow: FlowCounters = field(default_factory=FlowCounters)
     turn: TurnCounters = field(default_factory=TurnCounters)
     mesh: MeshCounters = field(default_factory=MeshCounters)
+    derp: DerpCounters = field(default_factory=DerpCounters)
     upstream: UpstreamCounters = field(default_factory=UpstreamCounters)
 
 
@@ -100,6 +105,8 @@ class Parts:
     """None where STUN and TURN are off."""
     mesh: Mesh | None
     """None where the mesh is off."""
+    derp: DerpServer | None
+    """None where DERP is off."""
     admin: AdminListener | None
     """None in a worker: its supervisor has it."""
 
@@ -146,8 +153,8 @@ async def open_parts(
         counters=counters.tunnel,
         ip_counters=counters.ip,
     )
-    mesh = await open_mesh(
-        stack, config, gate=gate, dataplane=dataplane, clock=clock, counters=counters.mesh
+    mesh, derp = await _open_meeting_place(
+        stack, config, material, gate=gate, dataplane=dataplane, clock=clock, counters=counters
     )
     chain = await open_chain(
         stack,
@@ -169,19 +176,20 @@ async def open_parts(
         clock=clock,
         proxy_name=proxy_name,
     )
-    site = [
-        pvd_route(pvd),
-        *mesh_routes(mesh, config.ghostwire, gate=gate, proxy_name=proxy_name),
-    ]
-    app = build_app(
-        kinds,
-        gate=gate,
-        proxy_name=proxy_name,
-        site=site,
-        wrap_up=WrapUpRule(config.drain.wrap_up_subjects),
-    )
+    ways_of_derp = derp_routes(derp, config.derp, proxy_name=proxy_name)
     front_end = HttpFrontEnd(
-        app,
+        build_app(
+            kinds,
+            gate=gate,
+            proxy_name=proxy_name,
+            site=[
+                pvd_route(pvd),
+                *mesh_routes(mesh, config.ghostwire, gate=gate, proxy_name=proxy_name),
+                *ways_of_derp.site,
+            ],
+            own_tunnels=ways_of_derp.tunnels,
+            wrap_up=WrapUpRule(config.drain.wrap_up_subjects),
+        ),
         limits=config.http,
         counters=counters.http,
         clock=clock,
@@ -256,6 +264,7 @@ async def open_parts(
         admin=admin,
         turn=turn,
         mesh=mesh,
+        derp=derp,
     )
 
 
@@ -264,6 +273,39 @@ def _stun_port(config: RelayConfig, h3_address: Endpoint) -> int:
     if config.turn.on_h3_port:
         return h3_address.port
     return config.turn.udp[0].port if config.turn.udp else 0
+
+
+async def _open_meeting_place(
+    stack: AsyncExitStack,
+    config: RelayConfig,
+    material: Material,
+    *,
+    gate: RelayGate,
+    dataplane: InprocDataplane,
+    clock: Clock,
+    counters: Counters,
+) -> tuple[Mesh | None, DerpServer | None]:
+    """Open what peers of both protocols meet at; None for what is off."""
+    switchboard = RelaySwitchboard()
+    mesh = await open_mesh(
+        stack,
+        config,
+        gate=gate,
+        dataplane=dataplane,
+        switchboard=switchboard,
+        clock=clock,
+        counters=counters.mesh,
+    )
+    derp = await open_derp(
+        stack,
+        config,
+        gate=gate,
+        switchboard=switchboard,
+        clock=clock,
+        counters=counters.derp,
+        keys=material.derp_keys,
+    )
+    return mesh, derp
 
 
 def _tunnel_kinds(

@@ -173,6 +173,8 @@ class Relay:
         parts.endpoint.drain()
         if parts.mesh is not None:
             parts.mesh.restarting()
+        if parts.derp is not None:
+            parts.derp.restarting()
         if parts.tcp_front is not None:
             parts.tcp_front.drain()
         async with asyncio.TaskGroup() as group:
@@ -208,6 +210,7 @@ class Relay:
             "h3": str(parts.h3_address),
             "https": None if parts.https_address is None else str(parts.https_address),
             "turn": None if parts.turn is None else parts.turn.status(),
+            "derp": None if parts.derp is None else parts.derp.status(),
             "admin": None if parts.admin is None else parts.admin.url,
             "tunnels": parts.gate.tunnel_count,
             "requests": parts.front_end.request_count,
@@ -393,6 +396,7 @@ class Relay:
                 "flow": parts.counters.flow,
                 "turn": parts.counters.turn,
                 "mesh": parts.counters.mesh,
+                "derp": parts.counters.derp,
                 "upstream": parts.counters.upstream,
             },
             tallies={

@@ -81,7 +81,7 @@ def _one_process_only(config: RelayConfig) -> str | None:
     if config.connect_ip.enabled:
         # Its addresses come from one pool, and packets from outside reach one device.
         return "CONNECT-IP needs one process"
-    if config.ghostwire.enabled:
+    if config.ghostwire.enabled or config.derp.enabled:
         return "peers meet in one process"
     if config.turn.is_on:
         # A second connection of a TURN client (RFC 6062), a reserved port, a ticket and the relayed

@@ -2,6 +2,8 @@ module ghostwire.example/interop/derphttp
 
 go 1.26.3
 
+require tailscale.com v1.98.5
+
 require (
 	github.com/coder/websocket v1.8.12 // indirect
 	github.com/dblohm7/wingoes v0.0.0-20240119213807-a09d6be7affa // indirect
@@ -20,5 +22,4 @@ require (
 	golang.org/x/sys v0.43.0 // indirect
 	golang.org/x/time v0.12.0 // indirect
 	golang.zx2c4.com/wireguard/windows v0.5.3 // indirect
-	tailscale.com v1.98.5 // indirect
 )

@@ -1,6 +1,6 @@
 """Owns the chain: the first credential of a request decides, by the one who checks its kind."""
 
-from typing import assert_never
+from typing import TypeVar, assert_never
 
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.request import (
@@ -10,10 +10,13 @@ from masque_relay.contract.request import (
     Credential,
     MalformedCredential,
     MessageIntegrity,
+    NodeKey,
     RelayRequest,
 )
 from masque_relay.contract.verdict import Denial, DenyReason
 from masque_relay.control.auth.principal import Authenticator, CredentialKind, Principal
+
+_Presented = TypeVar("_Presented", bound=Credential)
 
 
 class AuthenticatorChain:
@@ -26,11 +29,13 @@ class AuthenticatorChain:
         basic: Authenticator[BasicPassword] | None = None,
         mtls: Authenticator[ClientCertificate] | None = None,
         stun: Authenticator[MessageIntegrity] | None = None,
+        node_keys: Authenticator[NodeKey] | None = None,
     ) -> None:
         self._bearer = bearer
         self._basic = basic
         self._mtls = mtls
         self._stun = stun
+        self._node_keys = node_keys
 
     async def authenticate(self, request: RelayRequest, *, now_s: float) -> Principal | Denial:
         """Return who asks, or why that is not known. Never raises for what a peer sent.
@@ -52,26 +57,37 @@ class AuthenticatorChain:
                 return self._mtls is not None and self._mtls.still_trusts(principal)
             case CredentialKind.STUN:
                 return self._stun is not None and self._stun.still_trusts(principal)
+            case CredentialKind.NODE_KEY:
+                return self._node_keys is not None and self._node_keys.still_trusts(principal)
 
     async def _check(
         self, credential: Credential, source: Endpoint, now_s: float
     ) -> Principal | Denial:
         match credential:
             case BearerToken():
-                if self._bearer is not None:
-                    return await self._bearer.authenticate(credential, source=source, now_s=now_s)
+                verdict = _ask(self._bearer, credential, source, now_s)
             case BasicPassword():
-                if self._basic is not None:
-                    return await self._basic.authenticate(credential, source=source, now_s=now_s)
+                verdict = _ask(self._basic, credential, source, now_s)
             case ClientCertificate():
-                if self._mtls is not None:
-                    return await self._mtls.authenticate(credential, source=source, now_s=now_s)
+                verdict = _ask(self._mtls, credential, source, now_s)
             case MessageIntegrity():
-                if self._stun is not None:
-                    return await self._stun.authenticate(credential, source=source, now_s=now_s)
+                verdict = _ask(self._stun, credential, source, now_s)
+            case NodeKey():
+                verdict = _ask(self._node_keys, credential, source, now_s)
             case MalformedCredential():
                 return Denial(reason=DenyReason.CREDENTIAL_INVALID, detail="malformed credential")
             case _:
                 assert_never(credential)
-        detail = f"{type(credential).__name__} is not accepted here"
-        return Denial(reason=DenyReason.CREDENTIAL_INVALID, detail=detail)
+        return await verdict
+
+
+async def _ask(
+    authenticator: Authenticator[_Presented] | None,
+    credential: _Presented,
+    source: Endpoint,
+    now_s: float,
+) -> Principal | Denial:
+    if authenticator is not None:
+        return await authenticator.authenticate(credential, source=source, now_s=now_s)
+    detail = f"{type(credential).__name__} is not accepted here"
+    return Denial(reason=DenyReason.CREDENTIAL_INVALID, detail=detail)

@@ -27,6 +27,8 @@ class CredentialKind(StrEnum):
     MTLS = "mtls"
     STUN = "stun"
     """A long-term, time-limited or third-party key over STUN messages."""
+    NODE_KEY = "node-key"
+    """The key of a DERP client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

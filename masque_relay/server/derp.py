@@ -1,0 +1,74 @@
+"""Owns the wiring of DERP: keys from files, the server, and the routes that lead to it."""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+
+from fallbacks.derp.probes import BootstrapDns, challenge, probe
+from fallbacks.derp.server import DerpServer, DerpSettings
+from fallbacks.derp.upgrade import PROTOCOL, DerpUpgrade
+from fallbacks.derp.websocket import DerpWebSocket
+from masque_relay.config import RelayConfig
+from masque_relay.config.derp import DerpSection
+from masque_relay.contract.counters import DerpCounters
+from masque_relay.contract.ghostwire import Switchboard
+from masque_relay.contract.ports import Clock, Gate
+from masque_relay.http.routes import TunnelHintRoute, TunnelRoute
+from masque_relay.server.derp_keys import DerpKeys
+from masque_relay.wire.uri_template import UriTemplate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DerpRoutes:
+    """What the application mounts for DERP."""
+
+    tunnels: Sequence[TunnelRoute] = ()
+    """They ask the gate themselves, once the key is proved."""
+    site: Sequence[BaseRoute] = ()
+
+
+async def open_derp(
+    stack: AsyncExitStack,
+    config: RelayConfig,
+    *,
+    gate: Gate,
+    switchboard: Switchboard,
+    clock: Clock,
+    counters: DerpCounters,
+    keys: DerpKeys | None,
+) -> DerpServer | None:
+    """Open the DERP server; None where it is off."""
+    if keys is None:
+        return None
+    server = DerpServer(
+        DerpSettings(
+            private_key=keys.private_key, mesh_key=keys.mesh_key, limits=config.derp.limits
+        ),
+        gate=gate,
+        switchboard=switchboard,
+        clock=clock,
+        counters=counters,
+    )
+    return await stack.enter_async_context(server)
+
+
+def derp_routes(server: DerpServer | None, section: DerpSection, *, proxy_name: str) -> DerpRoutes:
+    """Return the ways to the server; none where it is off."""
+    if server is None:
+        return DerpRoutes()
+    template = UriTemplate.parse(section.path)
+    site: list[BaseRoute] = [
+        Route(f"{section.path}/probe", probe, methods=["GET"]),
+        Route(f"{section.path}/latency-check", probe, methods=["GET"]),
+        Route("/generate_204", challenge, methods=["GET"]),
+        Route("/bootstrap-dns", BootstrapDns(section.bootstrap_dns).answer, methods=["GET"]),
+    ]
+    if section.websocket:
+        site.append(WebSocketRoute(section.path, DerpWebSocket(server)))
+    site.append(TunnelHintRoute(template, PROTOCOL))
+    return DerpRoutes(
+        tunnels=[TunnelRoute(template, PROTOCOL, DerpUpgrade(server), proxy_name=proxy_name)],
+        site=site,
+    )
