@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import warnings
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -60,13 +61,13 @@ def note_certificate(keys: DerpKeys) -> bytes:
     """
     key = Ed25519PrivateKey.generate()
     public_key = ServerBox(keys.private_key).public_key
-    name = x509.Name(
-        [
-            x509.NameAttribute(
-                NameOID.COMMON_NAME, _COMMON_NAME_PREFIX + public_key.hex(), _validate=False
-            )
-        ]
-    )
+    with warnings.catch_warnings():
+        # Longer than X.520 allows, but so Tailscale's clients expect it.
+        warnings.simplefilter("ignore", UserWarning)
+        common_name = x509.NameAttribute(
+            NameOID.COMMON_NAME, _COMMON_NAME_PREFIX + public_key.hex(), _validate=False
+        )
+    name = x509.Name([common_name])
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
