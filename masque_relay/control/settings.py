@@ -98,9 +98,11 @@ class TokenKeySettings:
     """A key that is shared with a party whose access tokens count (RFC 7635)."""
 
     kid: str
-    """Its name; a client sends it as its user name, and the policy knows it as the subject."""
+    """Its name; a client sends it as its user name."""
     key_file: Path
     """16 or 32 bytes for AES-GCM, as they are or in base64."""
+    subject: str = ""
+    """Whom the policy sees; empty: the kid. Keys that replace each other have the same subject."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

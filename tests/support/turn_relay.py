@@ -23,8 +23,15 @@ users_file = "users.toml"
 
 [gate.stun]
 shared_secret_files = ["turn-secret"]
+server_name = "blackdow.carleon.gov"
+token_keys = [
+  { kid = "north", key_file = "north.key", subject = "empire" },
+  { kid = "union", key_file = "union.key", subject = "empire" },
+  { kid = "oldempire", key_file = "oldempire.key", subject = "empire" },
+]
 
 [turn]
+server_name = "blackdow.carleon.gov"
 %s
 tcp = ["127.0.0.1:0", "[::1]:0"]
 tls = ["127.0.0.1:0", "[::1]:0"]
@@ -38,7 +45,7 @@ POLICY = """
 [[rule]]
 name = "loopback"
 action = "allow"
-who = ["dev", "carol"]
+who = ["dev", "carol", "empire"]
 methods = ["bind-udp", "connect-tcp", "connect-udp"]
 targets = ["127.0.0.0/8:*", "[::1/128]:*"]
 """
@@ -122,6 +129,10 @@ def turn_relay(
     """
     state = prepare_dev_state(directory / "state")
     (state.directory / "turn-secret").write_text(SECRET + "\n")
+    # Those that coturn's client is built with, for its option -J.
+    (state.directory / "north.key").write_bytes(b"01234567890123456789012345678901")
+    (state.directory / "union.key").write_bytes(b"1234567890123456")
+    (state.directory / "oldempire.key").write_bytes(b"12345678901234567890123456789012")
     md5, sha256 = turn_keys(USER, REALM, PASSWORD)
     (state.directory / "users.toml").write_text(
         f'[user.{USER}]\npassword_hash = "{hash_password(PASSWORD)}"\n'

@@ -29,7 +29,8 @@ from masque_relay.control.settings import StunSettings
 
 MIN_SECRET_BYTES = 16  # 128 bits when random
 MAX_SECRET_FILE_BYTES = 4096  # no secret is longer: a larger file is the wrong file
-_MAX_EXPIRY_S = 1e11  # year 5138
+MIN_MAC_KEY_BYTES = 10  # coturn's tool makes them of 15; 80 bits can't be guessed online
+COTURN_KEY_BYTES = 16
 _TOKEN_TAIL = struct.Struct("!QI")  # RFC 7635 section 6.2: timestamp, lifetime
 _BEARER_KEY_LABEL = b"ghostwire turn bearer:"
 
@@ -88,6 +89,7 @@ class StunAuthenticator:
         self._bearer = bearer if settings.bearer else None
         self._secrets = {_digest_id("secret", secret): secret for secret in secrets_now}
         self._token_keys = dict(token_keys or {})
+        self._subjects = {entry.kid: entry.subject or entry.kid for entry in settings.token_keys}
         self._names_by_hash: dict[str, dict[bytes, str]] = {}
         self._decoy_key = secrets.token_bytes(16)
 
@@ -116,8 +118,11 @@ class StunAuthenticator:
             )
         if kind == "secret":
             return principal.key_id in self._secrets
-        key = self._token_keys.get(principal.subject)
-        return key is not None and principal.key_id == _digest_id("token", key)
+        return any(
+            principal.key_id == _digest_id("token", key)
+            and principal.subject == self._subjects.get(kid, kid)
+            for kid, key in self._token_keys.items()
+        )
 
     def _candidates(self, credential: MessageIntegrity, now_s: float) -> list[_Candidate]:
         if credential.access_token is not None:
@@ -221,7 +226,7 @@ class StunAuthenticator:
         # RFC 7635 section 4.1.1: timestamp and lifetime bound the use of the key.
         leeway_s = 5.0
         outcome: Principal | Denial = Principal(
-            subject=kid,
+            subject=self._subjects.get(kid, kid),
             token_id="turn:" + hashlib.sha256(token).hexdigest()[:32],
             expires_s=opened.expires_s,
             method=CredentialKind.STUN,
@@ -229,7 +234,9 @@ class StunAuthenticator:
         )
         if opened.expires_s + leeway_s <= now_s or opened.issued_s > now_s + leeway_s:
             outcome = _expired("the access token is not valid now")
-        return [_Candidate(key=opened.mac_key, outcome=outcome)]
+        # Clients that stand on coturn's library sign with the first 16 bytes only.
+        keys = dict.fromkeys((opened.mac_key, opened.mac_key[:COTURN_KEY_BYTES]))
+        return [_Candidate(key=key, outcome=outcome) for key in keys]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,7 +262,7 @@ def open_access_token(token: bytes, shared_key: bytes, server_name: str) -> Acce
     except InvalidTag:
         return None
     key_bytes = int.from_bytes(plain[:2], "big")
-    if len(plain) != 2 + key_bytes + _TOKEN_TAIL.size or key_bytes not in (20, 32):
+    if len(plain) != 2 + key_bytes + _TOKEN_TAIL.size or not MIN_MAC_KEY_BYTES <= key_bytes <= 64:
         return None
     timestamp, lifetime_s = _TOKEN_TAIL.unpack_from(plain, 2 + key_bytes)
     issued_s = (timestamp >> 16) + (timestamp & 0xFFFF) / 64_000
@@ -298,8 +305,8 @@ def load_stun(
             token_keys[entry.kid] = _load_token_key(entry.key_file)
         except ConfigError as error:
             problems.extend(error.problems)
-        if not is_presentable(entry.kid):
-            problems.append(Problem(detail="kid is empty, too long or not presentable"))
+        if not is_presentable(entry.kid) or not is_presentable(entry.subject or entry.kid):
+            problems.append(Problem(detail="kid or subject is empty, too long or not presentable"))
     if problems:
         raise ConfigError(problems)
     return StunAuthenticator(

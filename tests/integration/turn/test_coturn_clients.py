@@ -37,6 +37,8 @@ RUNS: dict[str, tuple[str, bool, tuple[str, ...]]] = {
     "udp by IPv6, IPv4 relay": ("udp", True, ("-X", "-y", *SHARED)),
     "udp, extra requests": ("udp", False, ("-G", *SHARED)),
     "udp, padded channels": ("udp", False, ("-D", *SHARED)),
+    "udp, access tokens": ("udp", False, ("-J", *LONG_TERM)),
+    "tls, access tokens": ("tls", False, ("-J", "-t", "-S", *LONG_TERM)),
     "tcp, channels": ("tcp", False, ("-t", *SHARED)),
     "tcp, send method": ("tcp", False, ("-t", "-s", *LONG_TERM)),
     "tcp by IPv6": ("tcp", True, ("-t", "-x", "-y", *SHARED)),

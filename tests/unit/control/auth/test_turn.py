@@ -1,5 +1,6 @@
 """Which key a STUN message must be signed with, and who that proves."""
 
+import base64
 import hashlib
 import hmac
 from collections.abc import Iterator
@@ -216,6 +217,38 @@ class TestAccessTokens:
         sealed = seal_access_token(old, self.KEY, REALM)
         credential = proof(old.mac_key, "north", access_token=sealed)
         assert await outcome(self.checker(), credential) is DenyReason.CREDENTIAL_EXPIRED
+
+    def test_a_token_of_coturns_tool_opens(self) -> None:
+        # turnutils_oauth -e of coturn 4.6.1, with the example of its manual page.
+        sealed = base64.b64decode(
+            "AAyHiPeTaXafhvkAAABEfATJ7UgEhlCFp0l1QusWQv6Jeqo1If5czRSiSMM5dMAcO9mS6SErUVCJMUQ="
+        )
+        opened = open_access_token(
+            sealed, b"12345678901234567890123456789012", "blackdow.carleon.gov"
+        )
+        assert opened is not None
+        assert opened.mac_key == base64.b64decode("ZksjpweoixXmvn67534m")
+        assert (opened.issued_s, opened.expires_s) == (1_410_984_813.0, 1_410_988_413.0)
+
+    async def test_keys_that_replace_each_other_have_one_subject(self, tmp_path: Path) -> None:
+        entries: list[TokenKeySettings] = []
+        for kid in ("old", "new"):
+            (tmp_path / kid).write_bytes(kid.encode().ljust(32))
+            entries.append(TokenKeySettings(kid=kid, key_file=tmp_path / kid, subject="party"))
+        checker = load_stun(StunSettings(token_keys=tuple(entries)), users={}, bearer=None)
+        for kid in ("old", "new"):
+            sealed = seal_access_token(self.TOKEN, kid.encode().ljust(32), REALM)
+            principal = await outcome(checker, proof(self.TOKEN.mac_key, kid, access_token=sealed))
+            assert isinstance(principal, Principal)
+            assert principal.subject == "party"
+            assert checker.still_trusts(principal)
+
+    async def test_the_first_16_bytes_count_as_coturns_clients_have_it(self) -> None:
+        sealed = seal_access_token(self.TOKEN, self.KEY, REALM)
+        credential = proof(self.TOKEN.mac_key[:16], "north", access_token=sealed)
+        assert isinstance(await outcome(self.checker(), credential), Principal)
+        short = proof(self.TOKEN.mac_key[:15], "north", access_token=sealed)
+        assert await outcome(self.checker(), short) is DenyReason.CREDENTIAL_INVALID
 
     @pytest.mark.parametrize("cut", range(0, 60, 7))
     def test_a_cut_token_is_none(self, cut: int) -> None:
