@@ -42,6 +42,7 @@ class StreamSplice:
         "_session",
         "_stream_id",
         "_transport",
+        "_ungranted_bytes",
         "_wake_timer",
         "received_bytes",
         "sent_bytes",
@@ -72,6 +73,7 @@ class StreamSplice:
         self._idle_timer: asyncio.TimerHandle | None = None
         self._wake_timer: asyncio.TimerHandle | None = None
         self._is_done = False
+        self._ungranted_bytes = 0
         self.received_bytes = 0
         self.sent_bytes = 0
 
@@ -96,6 +98,7 @@ class StreamSplice:
             self._transport.consume(self._stream_id, len(data))
             return
         self.received_bytes += len(data)
+        self._ungranted_bytes += len(data)
         try:
             self._session.on_stream_data(data)
         except WireError:
@@ -133,6 +136,8 @@ class StreamSplice:
                 timer.cancel()
         self._idle_timer = self._wake_timer = None
         self._session.ended(reason or EndReason.PEER_CLOSED)
+        # What the session kept would count against the connection, and so its neighbours, for ever.
+        self._transport.consume(self._stream_id, self._ungranted_bytes)
         self._on_done(
             {
                 "type": "http.splice.done",
@@ -165,7 +170,9 @@ class StreamSplice:
 
     def consume(self, byte_count: int) -> None:
         """Grant the client credit."""
-        self._transport.consume(self._stream_id, byte_count)
+        if not self._is_done:
+            self._ungranted_bytes -= byte_count
+            self._transport.consume(self._stream_id, byte_count)
 
     def wake_later(self) -> None:
         """Wake the session in a moment."""

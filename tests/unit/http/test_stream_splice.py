@@ -93,6 +93,22 @@ async def test_credit_is_the_sessions_to_grant() -> None:
         call.finish()
 
 
+async def test_what_was_not_granted_at_the_end_goes_back_to_the_connection() -> None:
+    """A client of HTTP/2 whose tunnels are cut off would run out of the connection's window."""
+    app, session = ScriptedApp(), RecordingStreamSession()
+    async with serving(app) as rig:
+        call = await spliced(rig, app, session)
+        rig.peer.data_received(0, b"never passed on", end_stream=False)
+        carrier = way(session)
+        carrier.consume(6)
+        carrier.abort(EndReason.IDLE)
+        assert rig.transport.consumed[0] == 15
+        rig.peer.data_received(0, b"under way", end_stream=False)
+        carrier.consume(9)
+        assert rig.transport.consumed[0] == 24
+        call.finish()
+
+
 async def test_each_side_of_the_stream_ends_on_its_own() -> None:
     app, session = ScriptedApp(), RecordingStreamSession()
     async with serving(app) as rig:
