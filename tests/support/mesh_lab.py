@@ -99,6 +99,8 @@ class Home:
         self._nft(f"""
 table ip mesh_nat {{
   chain out {{ type nat hook postrouting priority srcnat; oifname "wan" masquerade{how}; }}
+  # As home routers do. What they answer would be remembered, and take the port from the inside.
+  chain firewall {{ type filter hook input priority filter; iifname "wan" meta l4proto udp drop; }}
   {more}
 }}""")
 

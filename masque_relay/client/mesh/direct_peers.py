@@ -35,6 +35,7 @@ class DirectPeers:
         self._uplink = uplink
         self._on_change = on_change
         self._links: dict[bytes, tuple[PeerLink, DirectLink]] = {}
+        self._observer_port = 0
         self._sequence = int(time.time() * 1_000)
         self._paths = DirectPaths(
             clock=SystemClock(), on_path=self._path_changed, on_candidates=self._publish
@@ -60,17 +61,22 @@ class DirectPeers:
 
     def session_changed(self) -> None:
         """Say to the new session what the old one knew."""
+        self._observe()
         if self._links:
             self._watch()
             self._publish()
 
     def observed(self, frame: Observed) -> None:
         """The relay says where its observer is: on its own address, another port."""
+        # It comes with WELCOME, when the race is not decided: the way may be known only later.
+        self._observer_port = frame.observer_port
+        self._observe()
+
+    def _observe(self) -> None:
         way = self._uplink.way
-        if way is None or not frame.observer_port:
-            return
-        host = way.remote.rpartition(":")[0].strip("[]")
-        self._paths.observe_at((host, frame.observer_port) if host else None)
+        if way is not None and self._observer_port:
+            host = way.remote.rpartition(":")[0].strip("[]")
+            self._paths.observe_at((host, self._observer_port) if host else None)
 
     def candidates_received(self, record: CandidateRecord) -> None:
         """Look for the peer there."""
