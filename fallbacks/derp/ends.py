@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from masque_relay.contract.ghostwire import ChannelEnd
-from masque_relay.wire.ghostwire import ErrorCode
 
 
 class EndOwner(Protocol):
@@ -100,8 +99,3 @@ class DerpEnd:
         if self.is_open and self.far is not None and self._held:
             held, self._held = self._held, []
             self.far.deliver(held)
-
-
-def tells_of_end(code: int) -> bool:
-    """Return whether a client should hear that a peer is gone. A newer session may be there."""
-    return code not in {ErrorCode.REPLACED, ErrorCode.NONE, ErrorCode.IDLE}

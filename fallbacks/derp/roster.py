@@ -1,18 +1,15 @@
 """Owns Roster: which DERP clients are here, for those who hold the mesh key."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from fallbacks.derp.wire import GoneReason, PresentFlag, encode_peer_gone, encode_peer_present
 from masque_relay.contract.address import Endpoint
+from masque_relay.contract.ghostwire import Member
 
 
-class Listed(Protocol):
+class Listed(Member, Protocol):
     """A session as the roster knows it."""
-
-    @property
-    def peer_id(self) -> bytes:
-        """Its key."""
-        ...
 
     @property
     def source(self) -> Endpoint:
@@ -26,6 +23,10 @@ class Listed(Protocol):
 
     def send(self, frame: bytes) -> None:
         """Send one frame."""
+        ...
+
+    def receive(self, source: bytes, packets: Sequence[bytes]) -> None:
+        """Send packets of somebody else to its client."""
         ...
 
     def kicked_by_mesh(self) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from enum import Enum, auto
 
 from fallbacks.derp.denials import NOT_ADMITTED, REPLACED, frames_of_denial, frames_of_end
-from fallbacks.derp.ends import DerpEnd, tells_of_end
 from fallbacks.derp.info import ClientInfo, encode_server_info, parse_client_info
 from fallbacks.derp.outbox import PacketOutbox
+from fallbacks.derp.peers import PeerTable
 from fallbacks.derp.ports import DerpPorts
 from fallbacks.derp.wire import (
     MAX_FRAME_BYTES,
@@ -18,11 +18,9 @@ from fallbacks.derp.wire import (
     Frame,
     FrameDecoder,
     FrameType,
-    GoneReason,
     PresentFlag,
     encode_frame,
     encode_health,
-    encode_peer_gone,
     encode_restarting,
     encode_server_key,
     split_client_info,
@@ -39,15 +37,9 @@ from masque_relay.contract.tunnel import StreamCarrier
 from masque_relay.contract.verdict import Denial, EndReason
 from masque_relay.tunnels.session import admit_batch
 from masque_relay.wire.errors import WireError
-from masque_relay.wire.ghostwire import ChannelKind, ErrorCode
-
-SERVICE = b"derp"
-"""What a Ghostwire peer hears is called, when a DERP client calls it."""
+from masque_relay.wire.ghostwire import ErrorCode
 
 SILENT_PERIODS = 3
-MAX_ABSENT = 256
-"""Keys about which a client hears PeerGone per second at most."""
-
 _SECTION = "DERP: frames"
 
 
@@ -92,12 +84,7 @@ class DerpSession:
         self._decoder = FrameDecoder(max_frame_bytes=MAX_GREETING_BYTES)
         self._early: list[Frame] = []
         self._early_bytes = 0
-        self._ends: dict[bytes, DerpEnd] = {}
-        self._absent: set[bytes] = set()
-        """Keys of which the client has heard within this tick that there is no way to them."""
-        self._refused: set[bytes] = set()
-        """Those of them that policy or the peer itself refused: not asked again within the tick."""
-        self._generation = ports.generation()
+        self._peers = PeerTable(self, ports)
         self._outbox = PacketOutbox(ports.limits, ports.counters)
         now_s = ports.monotonic_s()
         self._began_s = self._heard_s = self._moved_s = now_s
@@ -162,15 +149,12 @@ class DerpSession:
         now_s = self._ports.monotonic_s()
         if self._has_heard:
             self._heard_s, self._has_heard = now_s, False
-        self._absent.clear()
-        self._refused.clear()
         if self._state is not _State.OPEN:
             if now_s - self._began_s >= self._limits.handshake_timeout_s:
                 self._counters.handshakes_refused += 1
                 self.close(EndReason.IDLE)
             return
-        if self._generation != self._ports.generation():
-            self._ask_policy_again()
+        self._peers.tick()
         self._watch_client(now_s)
 
     # -- what the server calls --------------------------------------------------------------------
@@ -216,16 +200,10 @@ class DerpSession:
         return self._lease
 
     def call(self, caller: ChannelEnd, call: Call) -> ChannelEnd | int:
-        """Take every call of datagrams at once: DERP has no way to ask the client."""
-        if self._state is not _State.OPEN or call.kind is not ChannelKind.DATAGRAMS:
+        """Take a call, if the client is here."""
+        if self._state is not _State.OPEN:
             return ErrorCode.PEER_UNAVAILABLE
-        self._drop_end(call.caller_id)
-        if len(self._ends) >= self._limits.max_peers:
-            return ErrorCode.PEER_UNAVAILABLE
-        end = self._new_end(call.caller_id, is_ours=False)
-        end.far = caller
-        caller.opened(0)
-        return end
+        return self._peers.take(caller, call)
 
     def replaced(self) -> None:
         """A newer connection of this key is here."""
@@ -259,7 +237,7 @@ class DerpSession:
         """A server of the mesh wants this client elsewhere; it may come back at once."""
         self._finish(EndReason.KICKED)
 
-    # -- EndOwner: what the channels call ---------------------------------------------------------
+    # -- what the peers call ---------------------------------------------------------------------
 
     def receive(self, source: bytes, packets: Sequence[bytes]) -> None:
         """Send packets of another member to our client, or queue them fairly."""
@@ -270,20 +248,6 @@ class DerpSession:
         if admitted and self.end_reason is None:  # the last of a quota ends the lease
             self._mark_progress()
             self._outbox.send(self._carrier, source, admitted)
-
-    def end_closed(self, end: DerpEnd, code: int) -> None:
-        """Forget a peer; the client hears of it."""
-        if self._ends.get(end.peer_id) is end:
-            del self._ends[end.peer_id]
-        if end.is_open and tells_of_end(code):
-            self.send(encode_peer_gone(end.peer_id, GoneReason.DISCONNECTED))
-        elif not end.is_open:
-            self._refused.add(end.peer_id)
-            self._tell_absent(end.peer_id)
-
-    def held_dropped(self, count: int) -> None:
-        """Count packets to a peer that has not taken the call."""
-        self._counters.held_dropped += count
 
     # -- frames -----------------------------------------------------------------------------------
 
@@ -397,80 +361,13 @@ class DerpSession:
         self._counters.rate_dropped += len(packets) - len(admitted)
         if not admitted or self.end_reason is not None:  # the last of a quota ends the lease
             return
-        end = self._ends.get(key) or self._call(key)
-        if end is None:
-            self._counters.unknown_dropped += len(admitted)
-            self._tell_absent(key)
-        else:
-            end.send(admitted)
-
-    def _call(self, key: bytes) -> DerpEnd | None:
-        """Open the channel to a peer. "Not here" and "not allowed" take the same way out."""
-        if key in self._refused:
-            return None
-        member = self._ports.switchboard.find(key)
-        if member is None or member is self:
-            return None
-        if not self._ports.may_reach(self.lease, member):
-            self._refused.add(key)
-            return None
-        if len(self._ends) >= self._limits.max_peers:
-            self._drop_end(next(iter(self._ends)))
-        end = self._new_end(key, is_ours=True)
-        call = Call(
-            caller_id=self.peer_id,
-            kind=ChannelKind.DATAGRAMS,
-            priority=0,
-            credit_bytes=0,
-            service=SERVICE,
-        )
-        answer = member.call(end, call)
-        if isinstance(answer, int):
-            self._ends.pop(key, None)
-            self._refused.add(key)
-            return None
-        end.connect(answer)
-        return end
+        self._peers.send(key, admitted)
 
     def _forward(self, source: bytes, key: bytes, packet: bytes) -> None:
-        """Deliver a packet that another server of the mesh brings, where policy lets that server.
-
-        One hop: it goes to a client of this relay or nowhere.
-        """
-        member = self._ports.switchboard.find(key)
-        is_here = isinstance(member, DerpSession) and self._ports.may_reach(self.lease, member)
         admitted = admit_batch(self.lease.uplink, [packet])
         self._counters.rate_dropped += 1 - len(admitted)
-        if not is_here or not isinstance(member, DerpSession):
-            self._counters.unknown_dropped += len(admitted)
-            self._tell_absent(key)
-        elif admitted:
-            self._counters.forwarded_packets += 1
-            member.receive(source, admitted)
-
-    def _new_end(self, key: bytes, *, is_ours: bool) -> DerpEnd:
-        end = DerpEnd(self, key, is_ours=is_ours, max_held=self._limits.held_datagrams)
-        self._ends[key] = end
-        return end
-
-    def _drop_end(self, key: bytes) -> None:
-        """Close a channel without a word to the clients: the next packet opens another one."""
-        end = self._ends.pop(key, None)
-        if end is not None:
-            end.leave(ErrorCode.NONE)
-
-    def _ask_policy_again(self) -> None:
-        self._generation = self._ports.generation()
-        for key, end in tuple(self._ends.items()):
-            if end.is_ours:
-                member = self._ports.switchboard.find(key)
-                if member is None or not self._ports.may_reach(self.lease, member):
-                    self._drop_end(key)
-
-    def _tell_absent(self, key: bytes) -> None:
-        if key not in self._absent and len(self._absent) < MAX_ABSENT:
-            self._absent.add(key)
-            self.send(encode_peer_gone(key, GoneReason.NOT_HERE))
+        if admitted and self.end_reason is None:
+            self._peers.forward(source, key, admitted)
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -527,7 +424,5 @@ class DerpSession:
             self._counters.clients_open -= 1
             self._ports.switchboard.leave(self)
             self._ports.roster.remove(self)
-        ends, self._ends = self._ends, {}
-        for end in ends.values():
-            end.leave(code)
+        self._peers.leave_all(code)
         self._ports.session_over(self)
