@@ -72,6 +72,8 @@ class H1Session:
         self._is_lost = False
         self._since_s = services.clock.monotonic_s()
         """When the wait for the running head, or for the next one, began."""
+        self._has_begun = False
+        """Something of the running head is there; empty lines in front of it do not count."""
         self._served_any = False
 
     # TcpSession.
@@ -90,8 +92,6 @@ class H1Session:
                 self._h11.receive_data(data)
                 self._read_body()
             case _Phase.ANSWER | _Phase.HEAD:
-                if not self._buffer:
-                    self._since_s = self._clock.monotonic_s()
                 self._buffer += data
                 if self._phase is _Phase.HEAD:
                     self._read_heads()
@@ -245,6 +245,9 @@ class H1Session:
         while self._phase is _Phase.HEAD and self._buffer:
             while self._buffer.startswith(b"\r\n"):  # RFC 9112 section 2.2
                 del self._buffer[:2]
+            if self._buffer and not self._has_begun:
+                self._has_begun = True
+                self._since_s = self._clock.monotonic_s()
             end = self._buffer.find(HEAD_END)
             if end < 0:
                 self._check_partial_head()
@@ -272,6 +275,7 @@ class H1Session:
 
     def _begin(self, head: H1Head) -> None:
         self._stream_id += 4
+        self._has_begun = False
         self._served_any = True
         self._has_answered = False
         self._is_tunnel = head.is_tunnel

@@ -346,6 +346,26 @@ class TestDeadlines:
 
             assert session.overdue(rig.clock.now_s)
 
+    @pytest.mark.parametrize(("served", "limit_s"), [(b"", 15), (GET, 120)])
+    async def test_empty_lines_do_not_move_the_deadline(self, served: bytes, limit_s: int) -> None:
+        async with tcp_rig(RefusingApp(200)) as rig:
+            session = rig.h1()
+            await exchange(rig, session, served)
+            for _ in range(limit_s + 1):
+                session.data_received(b"\r\n")
+                rig.clock.now_s += 1
+
+            assert session.overdue(rig.clock.now_s)
+
+    async def test_head_has_its_whole_time_after_an_empty_line(self) -> None:
+        async with tcp_rig(RefusingApp(200)) as rig:
+            session = rig.h1()
+            await exchange(rig, session, GET + b"\r\n")
+            rig.clock.now_s += 100
+            session.data_received(GET[:5])
+
+            assert not session.overdue(rig.clock.now_s + 14)
+
     async def test_idle_connection_may_wait_longer_than_a_head(self) -> None:
         async with tcp_rig(RefusingApp(200)) as rig:
             session = rig.h1()
