@@ -25,7 +25,8 @@ class PacketOutbox:
         self._counters.oversize_dropped += len(packets) - len(fitting)
         if not fitting:
             return
-        if len(self._queue) or carrier.unsent_bytes >= self._limits.busy_bytes:
+        size = sum(map(len, fitting))
+        if len(self._queue) or carrier.unsent_bytes + size > self._limits.busy_bytes:
             self._counters.queue_dropped += self._queue.push(source, 0, source, fitting)
             self.pump(carrier)
         else:

@@ -78,7 +78,8 @@ class PeerTable:
         """
         member, listed = self._ports.switchboard.find(key), self._ports.roster.find(key)
         if (
-            member is None
+            listed is None
+            or member is None
             or listed is not member
             or not self._ports.may_reach(self._owner.lease, member)
         ):
