@@ -5,6 +5,7 @@ own methods. Why each one is needed is in ``docs/decisions/0003-aioquic.md``, wh
 takes is in ``aioquic_private.py``, and ``tests/security/test_aioquic_traps.py`` runs the attacks.
 """
 
+import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import (
     END_STATES,
     Limit,
+    QuicConnectionError,
     QuicConnectionId,
     QuicConnectionState,
     QuicNetworkPath,
@@ -26,6 +28,7 @@ from aioquic.quic.packet import (
     QuicErrorCode,
     QuicFrameType,
     QuicPacketType,
+    pull_ack_frame,
     pull_quic_transport_parameters,
 )
 from aioquic.quic.packet_builder import (
@@ -418,6 +421,17 @@ class HardenedQuicConnection(QuietTurnsConnection):
 
     def _handle_ack_frame(self, context: QuicReceiveContext, frame_type: int, buf: Buffer) -> None:
         self.acknowledgements_seen = True
+        start = buf.tell()
+        with contextlib.suppress(ValueError):  # aioquic says what is wrong with it
+            ranges, _ = pull_ack_frame(buf)
+            # All spaces draw from one counter.
+            if ranges.bounds().stop > self._packet_number:
+                raise QuicConnectionError(
+                    error_code=QuicErrorCode.PROTOCOL_VIOLATION,
+                    frame_type=frame_type,
+                    reason_phrase="an ACK of what was never sent",
+                )
+        buf.seek(start)
         super()._handle_ack_frame(context, frame_type, buf)
 
     def get_timer(self) -> float | None:

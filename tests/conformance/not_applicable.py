@@ -30,11 +30,6 @@ NOT_APPLICABLE = (
         "the relay offers none, and the client takes none up",
     ),
     NotApplicable(
-        "RFC 9000", "13.1",
-        "PROTOCOL_VIOLATION for an ACK of what was never sent (a SHOULD)",
-        "not done: such an ACK frees nothing here, because only packets in flight count",
-    ),
-    NotApplicable(
         "RFC 9110", "7.6.3",
         "an intermediary adds itself to Via",
         "the relay forwards no HTTP message: a tunnel carries datagrams",

@@ -9,6 +9,7 @@ import random
 import pytest
 from aioquic.quic.connection import QuicConnection
 from aioquic.quic.crypto import CryptoPair
+from aioquic.quic.packet import QuicErrorCode
 from aioquic.quic.stream import QuicStream
 from aioquic.tls import CipherSuite, Epoch
 
@@ -213,6 +214,19 @@ def test_what_no_client_sends_has_the_same_end(case: str) -> None:
         for world in worlds:
             world.turn(0.01)
         assert differences(*worlds) == []
+
+
+@pytest.mark.clause("RFC 9000", "13.1", "SHOULD", "close on an ACK of what was never sent")
+@pytest.mark.parametrize("mode", [FastPath.ON, FastPath.OFF])
+@pytest.mark.parametrize("case", ["ACK for what was never sent", "optimistic ACK"])
+def test_an_ack_of_what_was_never_sent_ends_the_connection(case: str, mode: FastPath) -> None:
+    world = World(mode, 501)
+    forger = Forger(world)
+    forger.deliver(forger.packet(GOOD), CASES[case](forger))
+    event = world.pair.server._connection.close_event
+    assert event is not None
+    assert event.error_code == QuicErrorCode.PROTOCOL_VIOLATION
+    assert world.pair.server_counters.quic_datagrams_received >= 1
 
 
 def test_a_key_update_in_the_middle_of_a_batch() -> None:
