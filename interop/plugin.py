@@ -40,7 +40,8 @@ class Notebook:
         if report.skipped and isinstance(report.longrepr, tuple):
             detail = str(report.longrepr[2])
         elif report.failed:
-            detail = report.longreprtext.strip().splitlines()[-1] if report.longreprtext else ""
+            crash = getattr(report.longrepr, "reprcrash", None)
+            detail = crash.message if crash is not None else report.longreprtext
         for name, value in report.user_properties:
             if name == _KEY:
                 self.lines.append(

@@ -17,8 +17,6 @@ from websockets.asyncio.client import connect
 from websockets.typing import Subprotocol
 
 from masque_relay.client import (
-    ANY_IPV4,
-    ANY_IPV6,
     Bearer,
     HttpChoice,
     IpTunnel,
@@ -131,27 +129,31 @@ async def bound_udp(way: WayIn, http: HttpChoice) -> None:
 async def connect_tcp(way: WayIn, http: HttpChoice, *, templated: bool) -> None:
     """A megabyte goes to a TCP echo and comes back whole."""
     payload = bytes(range(256)) * 4_096
+    ended = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):  # the client leaves by an abort
-            while data := await reader.read(65_536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
+        try:
+            with suppress(ConnectionError):  # the client leaves by an abort
+                while data := await reader.read(65_536):
+                    writer.write(data)
+                    await writer.drain()
+        finally:
+            writer.transport.abort()
+            ended.set()
 
-    async with (
-        await asyncio.start_server(serve, "127.0.0.1", 0) as server,
-        way.client(http, templated_tcp=templated) as client,
-    ):
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        tunnel = await client.start_tcp(make_target("127.0.0.1", port))
-        received = bytearray()
-        async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as group:
-            group.create_task(tunnel.write(payload))
-            while len(received) < len(payload):
-                received += await tunnel.read()
-        assert received == payload
-        tunnel.abort()
+        async with way.client(http, templated_tcp=templated) as client:
+            tunnel = await client.start_tcp(make_target("127.0.0.1", port))
+            received = bytearray()
+            async with asyncio.timeout(WAIT_S), asyncio.TaskGroup() as group:
+                group.create_task(tunnel.write(payload))
+                while len(received) < len(payload):
+                    received += await tunnel.read()
+            assert received == payload
+            tunnel.abort()
+        async with asyncio.timeout(WAIT_S):
+            await ended.wait()
 
 
 async def connect_ip(way: WayIn, http: HttpChoice) -> None:
@@ -162,11 +164,15 @@ async def connect_ip(way: WayIn, http: HttpChoice) -> None:
         for packet in batch:
             packets.put_nowait(packet)
 
-    tunnel = IpTunnel(on_packets=keep)
+    news = asyncio.Event()
+    tunnel = IpTunnel(on_packets=keep, on_changed=news.set)
     async with way.client(http) as client:
         await client.start_tunnel(ip_request(IpScope()), tunnel)
-        networks = await tunnel.request_addresses([ANY_IPV4, ANY_IPV6])
-        own = {network.version: str(network.network_address) for network in networks}
+        async with asyncio.timeout(WAIT_S):
+            while len(tunnel.networks) < len(IP_POOLS):
+                await news.wait()
+                news.clear()
+        own = {network.version: str(network.network_address) for network in tunnel.networks}
         for packet, reply in (
             (ping4(own[4], "10.71.0.200"), (0, 0)),
             (ping6(own[6], "fd71::200", bytes(1_232)), (129, 0)),
