@@ -15,7 +15,7 @@ from masque_relay.contract.tunnel import Carrier
 from masque_relay.contract.verdict import EndReason
 from masque_relay.tunnels.ghostwire_channel import ChannelTable, RelayChannel, admit_datagrams
 from masque_relay.tunnels.ghostwire_handshake import RelayHandshake
-from masque_relay.tunnels.ghostwire_outbox import DatagramOutbox
+from masque_relay.tunnels.ghostwire_outbox import DatagramOutbox, end_carrier
 from masque_relay.tunnels.ghostwire_ports import END_CODES, SessionPorts
 from masque_relay.tunnels.ghostwire_presence import PresenceDesk
 from masque_relay.tunnels.keepalive import Keepalive
@@ -109,7 +109,7 @@ class GhostwireSession:
         """Learn the way to the peer, who speaks first."""
         self._carrier = carrier
         if self.end_reason is not None:
-            self._end_carrier(carrier, self.end_reason)
+            end_carrier(carrier, self.end_reason)
 
     def on_datagrams(self, payloads: Sequence[bytes]) -> None:
         """Take datagrams of any channels; runs of one channel stay together."""
@@ -146,6 +146,8 @@ class GhostwireSession:
             frame = decode_frame(capsule_type, value)
             if frame is not None:
                 self._on_frame(frame)
+            if self._is_choked():
+                raise WireError("answers that nobody takes", section=_SECTION)
         except WireError as error:
             self._counters.protocol_errors += 1
             self.send_frame(Error(code=ErrorCode.MALFORMED, reason=error.detail))
@@ -175,7 +177,7 @@ class GhostwireSession:
             if now_s >= self._deadline_s:
                 self._counters.handshakes_refused += 1
                 self.close(EndReason.IDLE)
-        elif self._keepalive.is_lost(now_s):
+        elif self._keepalive.is_lost(now_s) or self._is_choked():
             self._counters.sessions_silent += 1
             self.close(EndReason.IDLE)
         elif self._keepalive.wants_ping(now_s):
@@ -206,7 +208,7 @@ class GhostwireSession:
             self.send_frame(Error(code=code))
         self.ended(reason)
         if carrier is not None:
-            self._end_carrier(carrier, reason)
+            end_carrier(carrier, reason)
 
     # -- what the host calls ----------------------------------------------------------------------
 
@@ -357,12 +359,8 @@ class GhostwireSession:
         self._channels.forget(channel)
 
     def _on_frame(self, frame: Frame) -> None:
-        if isinstance(frame, Ping):
-            self.send_frame(Pong(opaque=frame.opaque))
-        elif isinstance(frame, Error):
+        if isinstance(frame, Error):
             self._finish(EndReason.PEER_CLOSED)
-        elif isinstance(frame, Pong):
-            return
         elif self._state is _State.OPEN:
             self._on_open_frame(frame)
         elif isinstance(frame, Hello):
@@ -374,6 +372,10 @@ class GhostwireSession:
 
     def _on_open_frame(self, frame: Frame) -> None:
         match frame:
+            case Ping():
+                self.send_frame(Pong(opaque=frame.opaque))
+            case Pong():
+                return
             case Open():
                 self._on_open(frame)
             case Opened() | Close() | Data() | End() | Credit():
@@ -485,16 +487,13 @@ class GhostwireSession:
         if admitted and far is not None:
             far.deliver(admitted)
 
+    def _is_choked(self) -> bool:
+        carrier = self._carrier
+        return carrier is not None and carrier.unsent_bytes > self._limits.max_unsent_bytes
+
     def _finish(self, reason: EndReason) -> None:
         """End without another ERROR."""
         carrier = self._carrier
         self.ended(reason)
         if carrier is not None:
             carrier.finish()
-
-    @staticmethod
-    def _end_carrier(carrier: Carrier, reason: EndReason) -> None:
-        if reason is EndReason.BUG:
-            carrier.abort(reason)
-        else:
-            carrier.finish()  # ERROR, which says why, has to arrive

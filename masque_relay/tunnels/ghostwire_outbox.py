@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from masque_relay.contract.counters import MeshCounters
 from masque_relay.contract.tunnel import Carrier
+from masque_relay.contract.verdict import EndReason
 from masque_relay.tunnels.fair_queue import FairQueue
 from masque_relay.tunnels.limits import GhostwireLimits
 from masque_relay.wire.ghostwire import MAX_FRAME_BYTES, FrameType
@@ -69,3 +70,11 @@ class DatagramOutbox:
             carrier.send_capsule(FrameType.DATAGRAM, prefix + payload)
             self._counters.relayed_datagrams += 1
             self._counters.relayed_bytes += len(payload)
+
+
+def end_carrier(carrier: Carrier, reason: EndReason) -> None:
+    """End a session's carrier from our side."""
+    if reason is EndReason.BUG:
+        carrier.abort(reason)
+    else:
+        carrier.finish()  # ERROR, which says why, has to arrive

@@ -15,6 +15,9 @@ class GhostwireLimits:
     """For one receiver that is slower than its senders; half a second of a video call."""
     queue_bytes: int = 524_288
     """The same in bytes, so that large datagrams do not count as small ones."""
+    max_unsent_bytes: int = 2_097_152
+    """Answers and news that a peer does not take: twice what the two limits above let wait, and
+    room for a burst. Beyond it the session ends."""
     handshake_timeout_s: float = 10.0
     """From the carrier to WELCOME: five round trips of a bad satellite link."""
     keepalive_s: float = 15.0

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from masque_relay.contract.verdict import EndReason
+from masque_relay.wire.errors import WireError
 from masque_relay.wire.ghostwire import (
     Auth,
     Binding,
@@ -536,14 +537,41 @@ class TestLife:
         assert bob.at_relay.end_reason is EndReason.IDLE
         assert world.counters.sessions_silent == 1
 
-    def test_ping_is_answered_at_once_even_before_welcome(self) -> None:
+    def test_ping_is_answered_at_once(self) -> None:
         world = World()
-        alice = Peer(world, "alice")
-        world.under_way.clear()
+        alice = world.peer("alice")
         alice.relay_carrier.frames.clear()
         send_raw(alice, Ping(opaque=b"12345678"))
 
         assert alice.relay_carrier.frames == [FrameType.PONG]
+
+    def test_ping_before_welcome_ends_the_session_so_that_strangers_fill_no_memory(self) -> None:
+        world = World()
+        alice = Peer(world, "alice")
+        world.under_way.clear()
+        alice.relay_carrier.frames.clear()
+        with pytest.raises(WireError, match="before WELCOME"):
+            alice.at_relay.on_capsule(*frame_value(Ping(opaque=b"12345678")))
+
+        assert FrameType.PONG not in alice.relay_carrier.frames
+
+    def test_peer_that_takes_no_answers_is_cut_off(self) -> None:
+        world = World(max_unsent_bytes=100)
+        alice = world.peer("alice")
+        alice.relay_carrier.is_stalled = True
+        for _ in range(20):
+            send_raw(alice, Ping(opaque=b"12345678"))
+
+        assert [error.detail for error in world.wire_errors] == ["answers that nobody takes"]
+        assert alice.relay_carrier.unsent_bytes < 200
+
+    def test_peer_that_takes_no_news_is_cut_off_at_the_next_tick(self) -> None:
+        world = World(max_unsent_bytes=100)
+        bob = world.peer("bob")
+        bob.relay_carrier.unsent_bytes = 101
+        bob.at_relay.on_tick()
+
+        assert bob.at_relay.end_reason is EndReason.IDLE
 
     @pytest.mark.parametrize(
         ("reason", "code"),
