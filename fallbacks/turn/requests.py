@@ -9,7 +9,7 @@ from fallbacks.turn.allocation import Allocation, Channel, Source
 from fallbacks.turn.authentication import Presented
 from fallbacks.turn.denials import error_of_fault
 from fallbacks.turn.path import ClientPath
-from fallbacks.turn.wire.codepoints import Attribute, ErrorCode, Method
+from fallbacks.turn.wire.codepoints import AddressFamily, Attribute, ErrorCode, Method
 from fallbacks.turn.wire.values import (
     CHANNEL_MAX,
     CHANNEL_MIN,
@@ -59,12 +59,34 @@ class AllocationRequests:
             if family is None or not _has_family(allocation, family):
                 self._session.fail(path, presented, ErrorCode.PEER_ADDRESS_FAMILY_MISMATCH)
                 return
+            if len(allocation.relayed) > 1 and parse_lifetime(message) == 0:
+                self._drop_family(path, allocation, presented, family)
+                return
         ticket = message.get(Attribute.MOBILITY_TICKET)
         if ticket is not None and ticket not in (allocation.ticket, allocation.previous_ticket):
             # RFC 8016 section 3.2.1: no ticket was asked for, or this is not the last one.
             self._session.fail(path, presented, ErrorCode.BAD_REQUEST)
             return
         self._extend(path, allocation, presented)
+
+    def _drop_family(
+        self,
+        path: ClientPath,
+        allocation: Allocation,
+        presented: Presented,
+        family: AddressFamily,
+    ) -> None:
+        """Give back one of two relayed addresses; the other one lives on (section 8.2)."""
+        session = self._session
+        for relayed in [one for one in allocation.relayed if one.family is family]:
+            allocation.relayed.remove(relayed)
+            session.services.unwatch(relayed.socket.fileno())
+            session.ports.close(relayed)
+            for channel in [one for one in allocation.channels.values() if one.relayed is relayed]:
+                del allocation.channels[channel.prefix]
+                allocation.channel_by_peer.pop(channel.destination, None)
+        attributes = [(int(Attribute.LIFETIME), bytes(4))]
+        path.send(replies.success(presented.message, attributes, key=allocation.key))
 
     def move(self, path: ClientPath, presented: Presented) -> None:
         """Take a Refresh with a ticket from a new address (RFC 8016 section 3.2.2)."""

@@ -75,7 +75,7 @@ def _parse(message: StunMessage, *, may_be_tcp: bool) -> AllocateWish | ErrorCod
         return ErrorCode.BAD_REQUEST
     even = message.get(Attribute.EVEN_PORT)
     requested = message.get(Attribute.REQUESTED_ADDRESS_FAMILY)
-    additional = message.get(Attribute.ADDITIONAL_ADDRESS_FAMILY)
+    additional = _additional(message)
     family = AddressFamily.IPV4 if requested is None else parse_family(requested)
     if family is None:
         return ErrorCode.ADDRESS_FAMILY_NOT_SUPPORTED
@@ -94,7 +94,7 @@ def _parse(message: StunMessage, *, may_be_tcp: bool) -> AllocateWish | ErrorCod
 def _goes_together(message: StunMessage) -> bool:
     """Return whether the attributes do not contradict each other (RFC 8656 section 7.2)."""
     requested = message.get(Attribute.REQUESTED_ADDRESS_FAMILY)
-    additional = message.get(Attribute.ADDITIONAL_ADDRESS_FAMILY)
+    additional = _additional(message)
     even = message.get(Attribute.EVEN_PORT)
     token = message.get(Attribute.RESERVATION_TOKEN)
     if additional is not None and (
@@ -108,6 +108,11 @@ def _goes_together(message: StunMessage) -> bool:
     if token is not None and (even is not None or requested is not None or len(token) != 8):
         return False
     return even is None or len(even) == 1
+
+
+def _additional(message: StunMessage) -> bytes | None:
+    value = message.get(Attribute.ADDITIONAL_ADDRESS_FAMILY)
+    return message.get(Attribute.ADDITIONAL_ADDRESS_FAMILY_DRAFT) if value is None else value
 
 
 def _reserves(even: bytes | None) -> bool:

@@ -84,6 +84,8 @@ class Attribute(IntEnum):
     """RFC 7635 section 6.1."""
     MOBILITY_TICKET = 0x8030
     """RFC 8016 section 4."""
+    ADDITIONAL_ADDRESS_FAMILY_DRAFT = 0x8032
+    """ADDITIONAL-ADDRESS-FAMILY as coturn's clients still number it."""
 
 
 COMPREHENSION_REQUIRED = frozenset(int(kind) for kind in Attribute if kind < 0x8000)

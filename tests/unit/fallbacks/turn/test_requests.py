@@ -49,6 +49,21 @@ class TestRefresh:
         assert error_name(reply) == "PEER_ADDRESS_FAMILY_MISMATCH"
         assert client.refresh(600, [(Attribute.REQUESTED_ADDRESS_FAMILY, b"\1\0\0\0")]).ok
 
+    @pytest.mark.parametrize("kind", [0x8000, 0x8032])
+    def test_one_of_two_addresses_is_given_back(self, rig: TurnRig, kind: int) -> None:
+        both = rig.client()
+        both.try_allocate([(kind, b"\2\0\0\0")])
+        assert both.bind_channel(0x4000, PEER_V6).ok
+        reply = both.refresh(0, [(Attribute.REQUESTED_ADDRESS_FAMILY, b"\2\0\0\0")])
+        assert reply[Attribute.LIFETIME] == bytes(4)
+        assert [one.is_closed for one in rig.relay_sockets] == [False, True]
+        assert both.allocation.channels == {}
+        assert len(rig.readers) == 1
+        assert both.permit(PEER).ok
+        assert error_name(both.permit(PEER_V6)) == "PEER_ADDRESS_FAMILY_MISMATCH"
+        assert both.refresh(0).ok
+        assert rig.session.allocations == set()
+
     def test_a_lifetime_of_another_length_is_bad(self, client: RigClient) -> None:
         reply = client.refresh(None, [(Attribute.LIFETIME, b"x")])
         assert error_name(reply) == "BAD_REQUEST"
