@@ -22,6 +22,8 @@ class GhostwireSection(BaseModel):
     only."""
     websocket: bool = True
     """Take WebSockets with the subprotocol `ghostwire.v1` on these paths. Read at start only."""
+    https: bool = True
+    """Take sessions over plain requests below these paths. Read at start only."""
     relays: tuple[str, ...] = ()
     """URLs of all relays of this mesh, best first: what peers are told (the relay map). Read at
     start only."""

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from fallbacks.quic_native.server import ALPN, quic_native_factory
+from fallbacks.websocket.https import HttpsSessions
 from fallbacks.websocket.server import GhostwireWebSocket
 from masque_relay.config.ghostwire import GhostwireSection
 from masque_relay.contract.ports import Gate
@@ -21,9 +22,18 @@ _CREDENTIAL_FIELDS = frozenset({b"authorization", b"proxy-authorization"})
 def mesh_routes(
     mesh: Mesh | None, section: GhostwireSection, *, gate: Gate, proxy_name: str
 ) -> list[BaseRoute]:
-    """Return the WebSocket routes; none where the mesh or its WebSockets are off."""
-    if mesh is None or not section.websocket:
-        return []
+    """Return the routes of WebSockets and of plain requests; none where the mesh is off."""
+    routes: list[BaseRoute] = []
+    if mesh is not None and section.websocket:
+        routes += _websocket_routes(mesh, section, gate=gate, proxy_name=proxy_name)
+    if mesh is not None and section.https:
+        routes += _https_routes(mesh, section, gate=gate, proxy_name=proxy_name)
+    return routes
+
+
+def _websocket_routes(
+    mesh: Mesh, section: GhostwireSection, *, gate: Gate, proxy_name: str
+) -> list[BaseRoute]:
     endpoint = GhostwireWebSocket(mesh.new_session)
     gated = GateMiddleware(
         endpoint,
@@ -37,6 +47,29 @@ def mesh_routes(
     return [WebSocketRoute(path, app) for path in section.paths]
 
 
+def _https_routes(
+    mesh: Mesh, section: GhostwireSection, *, gate: Gate, proxy_name: str
+) -> list[BaseRoute]:
+    sessions = HttpsSessions(mesh.new_session, start=mesh.start)
+    gated = GateMiddleware(
+        sessions.hold,
+        gate=gate,
+        read_asked=lambda _: Asked(method=Method.GHOSTWIRE),
+        proxy_name=proxy_name,
+    )
+    endpoints = (
+        ("open", "POST", sessions.opening(gated)),
+        ("up", "POST", sessions.up),
+        ("down", "GET", sessions.down),
+        ("close", "POST", sessions.close),
+    )
+    return [
+        Route(f"{path}https/{word}", _Application(app), methods=[method])
+        for path in section.paths
+        for word, method, app in endpoints
+    ]
+
+
 def mesh_applications(
     mesh: Mesh | None, section: GhostwireSection
 ) -> Mapping[str, ApplicationFactory]:
@@ -44,6 +77,16 @@ def mesh_applications(
     if mesh is None or not section.quic_native:
         return {}
     return {ALPN: quic_native_factory(mesh.new_session)}
+
+
+class _Application:
+    """Starlette takes plain functions for endpoints of another form."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
 
 class _GateWhereCredential:

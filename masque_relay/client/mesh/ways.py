@@ -5,12 +5,20 @@ from functools import partial
 
 from masque_relay.client.address import RelayAddress
 from masque_relay.client.mesh.http_way import open_http_way
+from masque_relay.client.mesh.https_way import open_https_way
 from masque_relay.client.mesh.quic_way import open_quic_way
 from masque_relay.client.mesh.way import WayKind, WayOpener
 from masque_relay.client.mesh.websocket_way import open_websocket_way
 from masque_relay.client.uplink import RelayOptions
 
-DEFAULT_ORDER = (WayKind.H3, WayKind.QUIC, WayKind.H2, WayKind.WEBSOCKET, WayKind.H1)
+DEFAULT_ORDER = (
+    WayKind.H3,
+    WayKind.QUIC,
+    WayKind.H2,
+    WayKind.WEBSOCKET,
+    WayKind.H1,
+    WayKind.HTTPS,
+)
 """QUIC first, because a lost packet then holds up nobody else; then what TCP-only networks let
 through. HTTP/3 before our own ALPN: it looks like the web."""
 
@@ -34,6 +42,7 @@ def ways_to(
     openers: dict[WayKind, WayOpener] = {
         WayKind.QUIC: partial(open_quic_way, address, options),
         WayKind.WEBSOCKET: partial(open_websocket_way, address, options, proxy=proxy),
+        WayKind.HTTPS: partial(open_https_way, address, options, proxy=proxy),
     }
     if proxy is None:
         for kind in (WayKind.H3, WayKind.H2, WayKind.H1):

@@ -15,6 +15,7 @@ from masque_relay.client import Bearer, RelayAddress, RelayOptions
 from masque_relay.client.errors import ConnectionLost, PeerRefused
 from masque_relay.client.mesh.direct_peers import PathChange
 from masque_relay.client.mesh.http_way import open_http_way
+from masque_relay.client.mesh.https_way import open_https_way
 from masque_relay.client.mesh.identity import PeerIdentity
 from masque_relay.client.mesh.node import MeshNode
 from masque_relay.client.mesh.peer_stream import PeerStream
@@ -32,6 +33,7 @@ def ways_to(relay: ManagedRelay, kinds: list[WayKind]) -> UplinkSettings:
     openers: dict[WayKind, Any] = {
         WayKind.QUIC: partial(open_quic_way, address, options),
         WayKind.WEBSOCKET: partial(open_websocket_way, address, options),
+        WayKind.HTTPS: partial(open_https_way, address, options),
     }
     for kind in (WayKind.H3, WayKind.H2, WayKind.H1):
         openers[kind] = partial(open_http_way, kind, address, options)
@@ -75,7 +77,8 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize(
-    "kind", [WayKind.H3, WayKind.QUIC, WayKind.H2, WayKind.H1, WayKind.WEBSOCKET]
+    "kind",
+    [WayKind.H3, WayKind.QUIC, WayKind.H2, WayKind.H1, WayKind.WEBSOCKET, WayKind.HTTPS],
 )
 async def test_stream_between_peers_carries_bytes_and_their_end(
     relay: ManagedRelay, kind: WayKind
