@@ -12,7 +12,8 @@ from masque_relay.contract.verdict import EndReason
 from masque_relay.wire.errors import WireError
 
 SUBPROTOCOL = "derp"
-MAX_MESSAGE_BYTES = 65_536
+MAX_MESSAGE_BYTES = 16_384
+"""Frames may be cut: it is a byte stream. Tailscale's client takes no message over 32 KiB."""
 
 _NORMAL, _PROTOCOL_ERROR, _UNACCEPTABLE = 1000, 1002, 1003
 """RFC 6455 section 7.4.1."""
@@ -122,8 +123,11 @@ class _Conversation:
                 await self._wake.wait()
 
     def _take(self) -> bytes:
-        taken = [self._pieces.popleft()]
-        size = len(taken[0])
+        piece = self._pieces.popleft()
+        if len(piece) > MAX_MESSAGE_BYTES:
+            self._pieces.appendleft(piece[MAX_MESSAGE_BYTES:])
+            piece = piece[:MAX_MESSAGE_BYTES]
+        taken, size = [piece], len(piece)
         while self._pieces and size + len(self._pieces[0]) <= MAX_MESSAGE_BYTES:
             taken.append(self._pieces.popleft())
             size += len(taken[-1])

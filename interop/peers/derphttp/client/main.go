@@ -9,6 +9,7 @@
 //	close     it has one of them thrown out
 //	refused   the first client is not admitted
 //	restart   prints "ready", then waits for the relay to say that it restarts
+//	bridge    sends to the key in -to until an answer comes, and prints it
 //	gone      a client hears that the other one has gone, and that a third was never there
 package main
 
@@ -25,6 +26,7 @@ import (
 	"strings"
 	"time"
 
+	"go4.org/mem"
 	"tailscale.com/derp"
 	"tailscale.com/derp/derphttp"
 	"tailscale.com/net/netmon"
@@ -38,6 +40,7 @@ var (
 	caFile  = flag.String("ca", "", "PEM file of the relay's CA")
 	keys    = flag.String("keys", "", "files with private node keys, separated by commas")
 	meshKey = flag.String("mesh", "", "the mesh key, 64 hexadecimal digits")
+	to      = flag.String("to", "", "a key to send to, 64 hexadecimal digits")
 	verbose = flag.Bool("v", false, "log what the library logs")
 )
 
@@ -231,6 +234,19 @@ func restart(k []key.NodePrivate) {
 	fmt.Println("restarting, try for", m.TryFor)
 }
 
+func bridge(k []key.NodePrivate) {
+	c := connect(k[0])
+	other := must(key.ParseNodePublicUntyped(mem.S(*to)))
+	if err := c.Send(other, []byte("from derp")); err != nil {
+		log.Fatal(err)
+	}
+	p := receive[derp.ReceivedPacket](c)
+	if p.Source != other {
+		log.Fatalf("from %v", p.Source)
+	}
+	fmt.Printf("bridged: %s\n", p.Data)
+}
+
 func gone(k []key.NodePrivate) {
 	alice, bob := connect(k[0]), connect(k[1])
 	if err := alice.Send(k[1].Public(), []byte("hello")); err != nil {
@@ -255,7 +271,7 @@ func main() {
 	flag.Parse()
 	trials := map[string]func([]key.NodePrivate){
 		"exchange": exchange, "watch": watch, "close": closePeer,
-		"refused": refused, "restart": restart, "gone": gone,
+		"refused": refused, "restart": restart, "gone": gone, "bridge": bridge,
 	}
 	trial := trials[flag.Arg(0)]
 	if trial == nil {
