@@ -92,6 +92,7 @@ class IpTunnelReport(ClientReport):
             "queue full": values["dropped_queue_full"],
             "relay away": values["dropped_away"],
             "local": values["dropped_local"],
+            "not for us": values["dropped_foreign"],
         }
         dropped = ", ".join(f"{count} {cause}" for cause, count in drops.items() if count)
         self._say(

@@ -132,6 +132,7 @@ class SplitTunnel:
 
     Attributes:
         away_count: packets of local programs dropped while there was no tunnel.
+        foreign_count: packets from the relay that were for none of our addresses.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class SplitTunnel:
         make_device: TunFactory = LocalTun,
     ) -> None:
         self.away_count = 0
+        self.foreign_count = 0
         self._spec = spec
         self._opener = opener
         self._request = request
@@ -156,6 +158,8 @@ class SplitTunnel:
         self._tunnel: IpTunnel | None = None
         self._local: TunDevice | None = None
         self._networks: tuple[IPNetwork, ...] = ()
+        self._own: frozenset[bytes] = frozenset()
+        """Our addresses of now, as packets have them."""
         self._name_servers_set: str | None = None
         self._news = asyncio.Event()
         """The tunnel ended or says something else, or the device is gone."""
@@ -241,6 +245,7 @@ class SplitTunnel:
             "dropped_queue_full": 0 if tunnel is None else tunnel.send_dropped_count,
             "dropped_away": self.away_count,
             "dropped_local": 0 if local is None else local.dropped_count,
+            "dropped_foreign": self.foreign_count,
         }
 
     # -- packet path -----------------------------------------------------------------------------
@@ -253,8 +258,13 @@ class SplitTunnel:
             tunnel.send_packets(packets)
 
     def _receive(self, packets: Sequence[bytes]) -> None:
-        if self._local is not None:
-            self._local.send_packets(packets)
+        if self._local is None:
+            return
+        # Where this machine forwards, anything else would reach the networks behind it.
+        own = [packet for packet in packets if _destination(packet) in self._own]
+        self.foreign_count += len(packets) - len(own)
+        if own:
+            self._local.send_packets(own)
 
     # -- parts -----------------------------------------------------------------------------------
 
@@ -344,6 +354,7 @@ class SplitTunnel:
 
     async def _configure(self, local: TunDevice, tunnel: IpTunnel) -> None:
         before, self._networks = self._networks, self._usable(tunnel)
+        self._own = frozenset(network.network_address.packed for network in self._networks)
         lost = set(before) - set(self._networks)
         for network in self._networks:
             self._had[network.version] = network.network_address
@@ -395,3 +406,11 @@ class SplitTunnel:
     def _on_gone(self) -> None:
         self._device_gone = True
         self._news.set()
+
+
+def _destination(packet: bytes) -> bytes:
+    """Return where an IP packet says that it goes (RFC 791, RFC 8200); cut off if it is too short.
+
+    The length tells the families apart.
+    """
+    return packet[16:20] if packet[:1] < b"\x60" else packet[24:40]

@@ -56,6 +56,11 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(split_tunnel, "WATCH_INTERVAL_S", 0.001)
 
 
+def packet(version: int, destination: IPAddress) -> bytes:
+    """Return as much of an IP packet as matters here."""
+    return bytes((version << 4,)) + bytes(15 if version == 4 else 23) + destination.packed
+
+
 class FakeDevice:
     """A device that records what it is told."""
 
@@ -212,8 +217,23 @@ async def test_packets_go_through_both_ways() -> None:
         world.device.on_packets([b"E" + bytes(30)])
         assert world.relay.transport is not None
         assert world.relay.transport.datagrams == [(0, b"\0E" + bytes(30))]
-        world.relay.connection.datagrams_received(0, [b"\0Eback"])
-        assert world.device.received == [b"Eback"]
+        back = [packet(4, ADDRESSES[4]), packet(6, ADDRESSES[6])]
+        world.relay.connection.datagrams_received(0, [b"\0" + one for one in back])
+        assert world.device.received == back
+
+
+async def test_a_relay_cannot_reach_past_our_own_addresses() -> None:
+    """This machine may forward: what is behind it is none of the relay's business."""
+    async with World() as world:
+        others = [
+            packet(4, ip_address("192.168.1.1")),
+            packet(6, ip_address("fd00::1")),
+            packet(4, ADDRESSES[4])[:18],
+            b"",
+        ]
+        world.relay.connection.datagrams_received(0, [b"\0" + one for one in others])
+        assert world.device.received == []
+        assert world.tunnel.status()["dropped_foreign"] == 4
 
 
 async def test_a_tunnel_that_ends_is_opened_again_with_the_same_addresses_on_the_same_device() -> (
