@@ -30,6 +30,7 @@ from masque_relay.client import (
 from masque_relay.client.mesh.http_way import open_http_way
 from masque_relay.client.mesh.way import WayKind
 from masque_relay.contract.ip_scope import IpScope
+from masque_relay.quic.limits import QuicLimits
 from masque_relay.wire.connect_tcp import DataCapsuleTypes
 from tests.support.ip_packets import icmp_kind, ping4, ping6
 from tests.support.mesh_peer import MeshPeer
@@ -43,6 +44,9 @@ GHOSTWIRE_PATH = "/.well-known/ghostwire/"
 GHOSTWIRE_SUBPROTOCOL = "ghostwire.v1"
 MAX_PAYLOAD_BYTES = 1_200
 """A QUIC Initial of somebody else must fit (RFC 9000 section 14.1)."""
+
+WIDE_PATH = QuicLimits(initial_datagram_bytes=1_400, max_datagram_bytes=1_472)
+"""Envoy never answers in larger packets than the first that it gets, and 1,280 bytes must fit."""
 
 IP_POOLS = ("10.71.0.0/24", "fd71::/64")
 TRIAL_CONFIG = f"""
@@ -88,6 +92,7 @@ class WayIn:
             credential=Bearer(token=self.token),
             http=http,
             connect_tcp=DataCapsuleTypes() if templated_tcp else None,
+            quic_limits=WIDE_PATH,
         )
 
     def client(self, http: HttpChoice, *, templated_tcp: bool = False) -> RelayClient:
