@@ -34,8 +34,6 @@ class Timer(Protocol):
 class PeerLink:
     """One link. Whoever made it calls again when its channel is lost; the other side waits.
 
-    It is the ChannelHandler of its channel.
-
     Attributes:
         number: in the addresses of this process.
         peer_id: the other peer.
@@ -70,6 +68,8 @@ class PeerLink:
         self._timers = timers
         self._session: PeerSession | None = None
         self._channel: PeerChannel | None = None
+        self._ear: _Ear | None = None
+        """Of the channel that counts; what became of older ones does not matter."""
         self._retry: Timer | None = None
         self._attempt = 0
         self._is_closed = False
@@ -86,14 +86,17 @@ class PeerLink:
         self._session = session
         self._attempt = 0
         if self._timers is not None:
+            if self._retry is not None:
+                self._retry.cancel()
             self._call()
 
     def use_channel(self, channel: PeerChannel) -> None:
         """Take a channel that the other side opened."""
         old, self._channel = self._channel, channel
+        self._ear = _Ear(self)
         if old is not None:
             old.close()
-        channel.accept(self)
+        channel.accept(self._ear)
 
     def close(self) -> None:
         """Give the link up; idempotent."""
@@ -108,29 +111,17 @@ class PeerLink:
         """Take what came, by whatever path."""
         self._receive(self.number, payloads)
 
-    # ChannelHandler.
-
-    def channel_opened(self) -> None:
+    def answered(self, ear: "_Ear") -> None:
         """The other side is there."""
-        self._attempt = 0
-        self.is_refused = False
+        if ear is self._ear:
+            self._attempt = 0
+            self.is_refused = False
 
-    def datagrams_received(self, payloads: Sequence[bytes]) -> None:
-        """Hand over."""
-        self.received(payloads)
-
-    def data_received(self, data: bytes) -> None:
-        """Links have no stream bytes."""
-
-    def end_received(self) -> None:
-        """Nor their end."""
-
-    def channel_writable(self) -> None:
-        """Nor credit."""
-
-    def channel_closed(self, code: int, reason: str) -> None:
+    def lost(self, ear: "_Ear", code: int) -> None:
         """The path is gone; call again, less and less often."""
-        self._channel = None
+        if ear is not self._ear:
+            return
+        self._channel = self._ear = None
         self.is_refused = code in (ErrorCode.PEER_UNAVAILABLE, ErrorCode.REFUSED)
         if self._timers is None or self._is_closed or self._session is None:
             return
@@ -142,14 +133,46 @@ class PeerLink:
         self._retry = None
         session = self._session
         if session is None or not session.is_open or self._is_closed:
-            self._channel = None
+            self._channel = self._ear = None
             return
+        self._ear = _Ear(self)
         self._channel = session.open_channel(
             ChannelKind.DATAGRAMS,
-            self,
+            self._ear,
             peer_id=self.peer_id,
             service=SERVICE + b"/" + self.link_id,
         )
+
+
+class _Ear:
+    """The ChannelHandler of one channel of a link.
+
+    One for each, because the old channel of a link ends when the new one is already there.
+    """
+
+    def __init__(self, link: PeerLink) -> None:
+        self._link = link
+
+    def channel_opened(self) -> None:
+        """The other side is there."""
+        self._link.answered(self)
+
+    def datagrams_received(self, payloads: Sequence[bytes]) -> None:
+        """Hand over, from whichever channel."""
+        self._link.received(payloads)
+
+    def data_received(self, data: bytes) -> None:
+        """Links have no stream bytes."""
+
+    def end_received(self) -> None:
+        """Nor their end."""
+
+    def channel_writable(self) -> None:
+        """Nor credit."""
+
+    def channel_closed(self, code: int, reason: str) -> None:
+        """The path is gone."""
+        self._link.lost(self, code)
 
 
 class LinkTable:
