@@ -13,6 +13,8 @@ from masque_relay.http.tcp_wire import TcpSession, Wire
 from masque_relay.quic.application import H3Application, Headers
 
 SETTINGS_ENABLE_CONNECT_PROTOCOL = 0x8
+DIAL_ATTEMPTS = 8
+"""For one request: another one may take the connection that was dialled, or the relay close it."""
 _NEVER_ID = 1 << 62
 """Beyond every stream id: of a relay that goes away and processes all that was asked."""
 _HOP_NAMES = frozenset({b"connection", b"upgrade"})
@@ -288,15 +290,22 @@ class H1ClientTransport:
         Raises:
             RelayLeaving: the relay can't be reached any more.
         """
-        if self._spares:
-            return
-        try:
-            await self._dial(self.begin)
-        except ClientError as error:
+        for _ in range(DIAL_ATTEMPTS):
+            if self._spares:
+                return
+            try:
+                await self._dial(self.begin)
+            except ClientError as error:
+                self._leave()
+                raise RelayLeaving(error.message, hint=error.hint) from error
+            if self._is_closed:
+                self._cut_spares()
+                return  # which whoever asks sees by itself
+        if not self._spares:
             self._leave()
-            raise RelayLeaving(error.message, hint=error.hint) from error
-        if self._is_closed:
-            self._cut_spares()
+            raise RelayLeaving(
+                "the relay closes every connection at once", hint="check its log; try again later"
+            )
 
     def open_request(self, headers: Headers, *, end_stream: bool) -> int:
         """Send a request on a spare connection; return its stream id."""

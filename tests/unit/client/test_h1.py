@@ -56,6 +56,36 @@ class Rig:
         return stream_id, self.wires[-1].take()
 
 
+class TestDialling:
+    async def test_a_request_whose_connection_another_one_took_dials_again(self) -> None:
+        rig = Rig()
+        dial, stolen = rig.transport._dial, list[int]()
+
+        async def slow(begin: Begin) -> None:
+            await dial(begin)
+            if not stolen:  # before whoever dialled goes on
+                await rig.transport.prepare()
+                stolen.append(rig.transport.open_request(UPGRADE, end_stream=False))
+
+        rig.transport._dial = slow
+        stream_id, _ = await rig.ask(UPGRADE)
+        assert stolen == [0]
+        assert stream_id == 1
+        assert len(rig.wires) == 2
+
+    async def test_a_relay_that_closes_every_connection_is_leaving(self) -> None:
+        rig = Rig()
+        dial = rig.transport._dial
+
+        async def closing(begin: Begin) -> None:
+            await dial(begin)
+            rig.sessions[-1].wire_lost()
+
+        rig.transport._dial = closing
+        with pytest.raises(RelayLeaving, match="closes every connection"):
+            await rig.ask(UPGRADE)
+
+
 class TestUpgrade:
     """RFC 9298 section 3.2."""
 
