@@ -15,6 +15,7 @@ from masque_relay.client import Bearer, ClientError
 from masque_relay.client.mesh.direct_peers import PathChange
 from masque_relay.client.mesh.identity import PeerIdentity
 from masque_relay.client.mesh.node import MeshNode
+from masque_relay.client.mesh.proxy_choice import chosen_proxy
 from masque_relay.client.mesh.uplink import UplinkChange, UplinkSettings, UplinkState
 from masque_relay.client.mesh.way import WayKind
 from masque_relay.client.mesh.ways import DEFAULT_ORDER, ways_to
@@ -30,6 +31,14 @@ key_option = click.option(
     default=DEFAULT_KEY_FILE,
     show_default=True,
     help="This peer's private key; made if it does not exist.",
+)
+
+
+proxy_option = click.option(
+    "--proxy",
+    metavar="URL",
+    help="http://… or socks5h://… that leads out of this network, `none` for none."
+    " Without it: HTTPS_PROXY, ALL_PROXY, NO_PROXY.",
 )
 
 
@@ -75,11 +84,12 @@ class PeerChoice:
         self.relay = relay
         self.identity = load_identity(key_file)
         kinds = [WayKind(way) for way in ways] or DEFAULT_ORDER
-        openers = ways_to(relay.address, relay.options, kinds=kinds, proxy=proxy)
+        url = proxy_argument(proxy, relay)
+        openers = ways_to(relay.address, relay.options, kinds=kinds, proxy=url)
         if not openers:
             fail(
                 "none of these ways can use a proxy",
-                hint="leave --way out, or give --way websocket",
+                hint="leave --way out, or give --way websocket or --way https",
                 exit_code=ExitCode.USAGE,
             )
         self.settings = UplinkSettings(
@@ -119,9 +129,7 @@ def peer_options(command: Callable[..., object]) -> Callable[..., object]:
 
     wrapped: Callable[..., object] = with_choice
     for option in (
-        click.option(
-            "--proxy", metavar="URL", help="http://… or socks5h://… that leads out of this network."
-        ),
+        proxy_option,
         click.option(
             "--way",
             "ways",
@@ -139,6 +147,14 @@ def load_identity(key_file: Path) -> PeerIdentity:
     """Return the identity of a file, or leave with the next step."""
     try:
         return PeerIdentity.load_or_make(key_file.expanduser())
+    except ClientError as error:
+        fail_with(error)
+
+
+def proxy_argument(option: str | None, relay: RelayChoice) -> str | None:
+    """Return the proxy to use, or leave with the next step."""
+    try:
+        return chosen_proxy(option, relay.address.host)
     except ClientError as error:
         fail_with(error)
 

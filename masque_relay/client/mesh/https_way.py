@@ -21,6 +21,7 @@ from masque_relay.client.errors import (
     TunnelRefused,
 )
 from masque_relay.client.mesh.http_way import DEFAULT_PATH
+from masque_relay.client.mesh.proxy_choice import PROXY_REFUSALS, proxy_refuses
 from masque_relay.client.mesh.way import OpenWay, SessionMaker, WayKind
 from masque_relay.client.uplink import RelayOptions
 from masque_relay.contract.ghostwire import FrameSession
@@ -291,7 +292,7 @@ def _remote_of(response: httpx.Response) -> str:
 def _failure(error: BaseException, address: RelayAddress) -> ClientError:
     """Return what a failed request means to a person; it never has the proxy's URL in it."""
     if isinstance(error, httpx.ProxyError):
-        if str(httpx.codes.PROXY_AUTHENTICATION_REQUIRED.value) in str(error):
+        if str(error).startswith(tuple(str(status) for status in PROXY_REFUSALS)):
             return proxy_refuses()
         return RelayUnreachable(f"the proxy did not let us through: {error}")
     cause: BaseException | None = error
@@ -302,12 +303,3 @@ def _failure(error: BaseException, address: RelayAddress) -> ClientError:
     if isinstance(error, TimeoutError | httpx.TimeoutException):
         return RelayUnreachable(f"no answer from {address} to plain requests in time")
     return RelayUnreachable(f"no plain requests to {address}: {error}")
-
-
-def proxy_refuses() -> TunnelRefused:
-    """Return the error for a proxy that does not take our credentials."""
-    return TunnelRefused(
-        httpx.codes.PROXY_AUTHENTICATION_REQUIRED,
-        "the proxy wants other credentials than it was given",
-        hint="--proxy http://USER:PASSWORD@HOST:PORT",
-    )

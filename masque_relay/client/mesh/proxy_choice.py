@@ -5,11 +5,14 @@ import urllib.request
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from masque_relay.client.errors import AddressError
+from masque_relay.client.errors import AddressError, TunnelRefused
 
 STRAIGHT = "none"
 """As an option: use no proxy, whatever the environment says."""
 SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
+
+PROXY_REFUSALS = frozenset({401, 407})
+"""The proxy wants a credential: RFC 9110 section 15.5.8, and what tinyproxy says to a wrong one."""
 
 _HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 _HINT = "write http://[USER:PASSWORD@]HOST:PORT or socks5h://[USER:PASSWORD@]HOST:PORT"
@@ -51,6 +54,11 @@ def checked_proxy(url: str, *, origin: str) -> str:
     if not _HOST.fullmatch(parts.hostname or ""):
         raise AddressError(f"{origin} names no host", hint=_HINT)
     return url
+
+
+def proxy_refuses() -> TunnelRefused:
+    """Return the error for a proxy that does not take the credentials of its URL."""
+    return TunnelRefused(407, "the proxy wants other credentials than it was given", hint=_HINT)
 
 
 def _is_loopback(host: str) -> bool:

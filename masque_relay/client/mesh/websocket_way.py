@@ -5,7 +5,13 @@ import ssl
 from contextlib import suppress
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, ProxyError
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidProxyStatus,
+    InvalidStatus,
+    ProxyError,
+)
 from websockets.typing import Subprotocol
 
 from masque_relay.client.address import RelayAddress
@@ -19,6 +25,7 @@ from masque_relay.client.errors import (
     TunnelRefused,
 )
 from masque_relay.client.mesh.http_way import DEFAULT_PATH
+from masque_relay.client.mesh.proxy_choice import PROXY_REFUSALS, proxy_refuses
 from masque_relay.client.mesh.way import OpenWay, SessionMaker, WayKind
 from masque_relay.client.uplink import RelayOptions
 from masque_relay.contract.ghostwire import FrameSession
@@ -59,11 +66,14 @@ async def open_websocket_way(
     tls = tcp_tls(options.ca_file, options.credential, ("http/1.1",))
     authorization = authorization_of(options.credential)
     headers = {} if authorization is None else {"Authorization": authorization.decode("ascii")}
+    where = {}  # not None: through a proxy, websockets takes no such argument at all
+    if address.addresses and proxy is None:
+        where["host"] = str(address.addresses[0])
     try:
         socket = await connect(
             f"wss://{address.authority}{path}",
             ssl=tls,
-            host=None if not address.addresses else str(address.addresses[0]),
+            **where,
             server_hostname=address.host,
             additional_headers=headers,
             subprotocols=[SUBPROTOCOL],
@@ -158,7 +168,8 @@ def _failure(error: Exception, address: RelayAddress) -> ClientError:
     if isinstance(error, ssl.SSLError):
         return RelayUntrusted(f"TLS with {address} failed: {error.reason or error}")
     if isinstance(error, ProxyError):
+        if isinstance(error, InvalidProxyStatus) and error.response.status_code in PROXY_REFUSALS:
+            return proxy_refuses()
         return RelayUnreachable(f"the proxy did not let us through: {error}")
-    if isinstance(error, TimeoutError):
-        return RelayUnreachable(f"no WebSocket with {address} in time")
-    return RelayUnreachable(f"no WebSocket with {address}: {error}")
+    why = "in time" if isinstance(error, TimeoutError) else f"({error})"
+    return RelayUnreachable(f"no WebSocket with {address} {why}")
