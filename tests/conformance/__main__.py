@@ -36,8 +36,11 @@ TITLES = {
     "RFC 9297": "HTTP Datagrams and the capsule protocol",
     "RFC 9298": "CONNECT-UDP",
     "RFC 9484": "CONNECT-IP",
+    "connect-ip-dns-06": "DNS and NAT64 for CONNECT-IP (draft-ietf-masque-connect-ip-dns)",
     "connect-tcp-18": "TCP tunnels (draft-ietf-httpbis-connect-tcp)",
     "connect-udp-listen-15": "bound UDP (draft-ietf-masque-connect-udp-listen)",
+    "proxy-config-14": "proxies in provisioning domains (draft-ietf-intarea-proxy-config)",
+    "wrap-up": "the WRAP_UP capsule (draft-ietf-httpbis-wrap-up)",
     "RFC 9931": "optimistic data and HTTP/1.1 Upgrade",
 }
 

@@ -57,7 +57,7 @@ NOT_APPLICABLE = (
     NotApplicable(
         "RFC 9220", "3",
         "TCP FIN and RST map to the end or the reset of the stream",
-        "tunnels that carry TCP are not part of this page yet",
+        "the tests of connect-tcp-18 section 3 and of RFC 9114 section 4.4 show it",
     ),
     NotApplicable(
         "RFC 9221", "3",
@@ -72,6 +72,16 @@ NOT_APPLICABLE = (
     NotApplicable(
         "RFC 9297", "3.2",
         "intermediaries forward unknown capsules unmodified",
+        "the relay ends every capsule stream itself",
+    ),
+    NotApplicable(
+        "RFC 9297", "3.3",
+        "redundant length encodings are verified to be consistent",
+        "no capsule that the relay reads has any",
+    ),
+    NotApplicable(
+        "RFC 9297", "3.5",
+        "intermediaries re-encode datagrams only where they know of the capsule protocol",
         "the relay ends every capsule stream itself",
     ),
     NotApplicable(
@@ -118,5 +128,20 @@ NOT_APPLICABLE = (
         "RFC 9484", "11",
         "ICMP on shared addresses goes to the client whose packet it is about",
         "every tunnel has addresses of its own; behind NAT the kernel tells flows apart",
+    ),
+    NotApplicable(
+        "connect-ip-dns-06", "3.2",
+        "no ipv4hint or ipv6hint, no alpn without an authentication name",
+        "the relay writes no service parameters",
+    ),
+    NotApplicable(
+        "proxy-config-14", "2",
+        "clients drop what has expired, and ask again after a random time",
+        "`ghostctl proxy` asks once, when it starts (the relay spreads expiry by itself)",
+    ),
+    NotApplicable(
+        "proxy-config-14", "5",
+        "clients never use proxies that a network advertises by itself",
+        "only the document of a named relay is read",
     ),
 )  # fmt: skip

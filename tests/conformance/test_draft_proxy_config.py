@@ -98,6 +98,7 @@ async def fetched(relay: InProcessRelay, directory: Path, subject: str = "alice"
     return await fetch_pvd(RelayAddress.parse(f"https://localhost:{relay.address.port}"), options)
 
 
+@pytest.mark.clause("proxy-config-14", "2", "MUST", "fetch the document over https")
 @pytest.mark.clause("RFC 8801", "4.3", "MUST", "give identifier, expires and prefixes")
 @pytest.mark.clause("RFC 8801", "4.1", "MUST", "answer GET on /.well-known/pvd")
 @pytest.mark.parametrize("version", ["1.1", "2", "3"])

@@ -79,6 +79,9 @@ class Tunnel:
         return True
 
 
+@pytest.mark.clause("wrap-up", "2.1", "MAY", "tell a client that its stream will be closed")
+@pytest.mark.clause("wrap-up", "2.3", "MUST NOT", "send more than one on a stream")
+@pytest.mark.clause("wrap-up", "2.3", "MUST NOT", "send one with a value")
 @VERSIONS
 async def test_a_drain_sends_one_empty_capsule_and_the_tunnel_goes_on(
     tmp_path: Path, version: str
@@ -104,6 +107,7 @@ async def test_nobody_is_told_by_default(tmp_path: Path, version: str) -> None:
         assert await tunnel.read(1) == [Capsule(0, b"\0echo")]
 
 
+@pytest.mark.clause("wrap-up", "2.3", "MUST", "abort the stream on which a client sends one")
 @VERSIONS
 async def test_a_client_that_sends_one_loses_that_stream_alone(
     tmp_path: Path, version: str

@@ -101,9 +101,7 @@ class TestAllocate:
         reply = rig.client().try_allocate([(Attribute.ADDITIONAL_ADDRESS_FAMILY, V6)])
         assert len(reply.message.get_all(Attribute.XOR_RELAYED_ADDRESS)) == 2
 
-    @pytest.mark.clause(
-        "RFC 8656", "7.3", "MUST", "relayed and mapped address, and lifetime"
-    )
+    @pytest.mark.clause("RFC 8656", "7.3", "MUST", "relayed and mapped address, and lifetime")
     def test_section_7_3_the_answer(self, rig: TurnRig) -> None:
         reply = rig.client().try_allocate()
         for attribute in (Attribute.XOR_RELAYED_ADDRESS, Attribute.XOR_MAPPED_ADDRESS):
@@ -168,9 +166,7 @@ class TestPermissions:
 
 
 class TestChannels:
-    @pytest.mark.clause(
-        "RFC 8656", "12.2", "MUST", "400 for a bound number or peer, a bad number"
-    )
+    @pytest.mark.clause("RFC 8656", "12.2", "MUST", "400 for a bound number or peer, a bad number")
     def test_section_12_2_bindings(self, client: RigClient) -> None:
         assert client.bind_channel(0x4000, PEER).ok
         assert error_name(client.bind_channel(0x4000, OTHER_PEER)) == "BAD_REQUEST"

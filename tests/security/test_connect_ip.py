@@ -174,6 +174,9 @@ async def test_context_ids_that_nobody_registered(tmp_path: Path, version: str) 
         await on.client.until(lambda: on.world.relay.tunnels.unknown_context_dropped >= 1)
 
 
+@pytest.mark.clause(
+    "connect-ip-dns-06", "5", "MUST", "ignore DNS_ASSIGN of a peer that is not trusted"
+)
 async def test_unknown_capsules_are_skipped(tmp_path: Path, version: str) -> None:
     async with scene(tmp_path, version) as on:
         on.client.capsule(0x1F * 7 + 0x17, b"grease")

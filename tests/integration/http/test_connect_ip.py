@@ -245,6 +245,9 @@ class TestReload:
 
 
 class TestExtensions:
+    @pytest.mark.clause(
+        "connect-ip-dns-06", "5", "MUST NOT", "send DNS_ASSIGN before ROUTE_ADVERTISEMENT"
+    )
     @pytest.mark.parametrize("version", VERSIONS)
     async def test_resolvers_and_nat64_come_behind_the_routes(
         self, tmp_path: Path, version: str

@@ -50,12 +50,15 @@ def way(target: str, traffic: Traffic = Traffic.TCP, *first: str) -> Way:
     return rules.way_of(parse_target(target), traffic)
 
 
+@pytest.mark.clause("proxy-config-14", "3.1", "MUST", "ignore proxies with unknown mandatory keys")
 def test_proxies_with_unknown_mandatory_keys_are_left_out() -> None:
     assert [proxy.proxy for proxy in read().proxies if proxy.identifier == "tcp"] == [
         "relay.example:443"
     ]
 
 
+@pytest.mark.clause("proxy-config-14", "4.1", "MUST", "ignore rules with unknown keys")
+@pytest.mark.clause("proxy-config-14", "4.3", "MUST", "ignore rules with unknown proprietary keys")
 def test_rules_with_unknown_keys_are_left_out() -> None:
     rules = read().rules
     assert rules is not None
@@ -66,6 +69,10 @@ def test_expiry() -> None:
     assert read().expires_s == 1_782_194_400
 
 
+@pytest.mark.clause("proxy-config-14", "4.2", "MUST", "match all properties of a rule")
+@pytest.mark.clause(
+    "proxy-config-14", "4.2", "MUST NOT", "send to a proxy what a rule without proxies matches"
+)
 @pytest.mark.parametrize(
     ("target", "expected"),
     [
@@ -88,12 +95,19 @@ def test_where_tcp_goes(target: str, expected: Way) -> None:
     assert way(target) is expected
 
 
+@pytest.mark.clause(
+    "proxy-config-14", "4.2", "MUST", "use a proxy of the protocol that is wanted only"
+)
 def test_udp_has_rules_of_its_own() -> None:
     assert way("dns.example:53", Traffic.UDP) is Way.PROXY
     assert way("dns.example:53", Traffic.TCP) is Way.DIRECT
     assert way("10.9.8.7:22", Traffic.UDP) is Way.DIRECT
 
 
+@pytest.mark.clause(
+    "proxy-config-14", "6", "MUST NOT", "send more through the proxy than the user lets"
+)
+@pytest.mark.clause("proxy-config-14", "4.2", "MUST NOT", "widen what goes to a proxy")
 def test_the_users_own_rules_come_first() -> None:
     assert way("a.corp.example:443", Traffic.TCP, "block:a.corp.example") is Way.BLOCK
     rules = read().split_rules(default=Way.BLOCK)
@@ -111,6 +125,10 @@ def test_with_no_rule_at_all_nothing_does() -> None:
     assert rules.way_of(parse_target("anything.example:1")) is Way.DIRECT
 
 
+@pytest.mark.clause(
+    "proxy-config-14", "6", "MUST", "refuse what exceeds the limits of the client as a whole"
+)
+@pytest.mark.clause("proxy-config-14", "3.1", "MUST NOT", "name in mandatory what is not there")
 @pytest.mark.parametrize(
     "changes",
     [

@@ -200,8 +200,9 @@ class TestDatagrams:
 
 
 class TestWrapUp:
-    """draft-ietf-httpbis-wrap-up section 3: the client's side."""
+    """draft-ietf-httpbis-wrap-up sections 2.2 and 2.3: the client's side."""
 
+    @pytest.mark.clause("wrap-up", "2.2", "SHOULD", "begin nothing new after it, and end what runs")
     async def test_nothing_new_is_begun_and_the_tunnel_goes_on(self) -> None:
         user, changes = Recorder(), []
         stream, connection, _ = await opened(user)
@@ -216,6 +217,9 @@ class TestWrapUp:
         connection.data_received(0, encode_capsule(ASSIGN, b"x"), end_stream=False)
         assert user.calls == ["opened", Capsule(ASSIGN, b"x")]
 
+    @pytest.mark.clause("wrap-up", "2.3", "MUST", "abort over a second one")
+    @pytest.mark.clause("wrap-up", "2.3", "MUST", "abort over one with a value")
+    @pytest.mark.clause("wrap-up", "2.3", "MUST", "abort as RFC 9297 section 3.3 says")
     @pytest.mark.parametrize(
         "sent", [WRAP_UP_CAPSULE * 2, encode_capsule(WRAP_UP, b"!")], ids=["twice", "not empty"]
     )

@@ -2,6 +2,8 @@
 
 from ipaddress import ip_network
 
+import pytest
+
 from masque_relay.contract.policy_view import PolicyView, ReachRule
 from masque_relay.contract.request import Method
 from masque_relay.http.pvd_document import ProxyOffer, build_document
@@ -32,6 +34,8 @@ def proxies(*, authority: str = "relay.example", public: bool = False) -> list[d
     return written
 
 
+@pytest.mark.clause("proxy-config-14", "2", "MUST", "have the name of the relay as identifier")
+@pytest.mark.clause("proxy-config-14", "2", "MUST", "have no prefixes")
 def test_the_keys_of_rfc_8801() -> None:
     written = document()
     assert written["identifier"] == "relay.example"
@@ -52,6 +56,9 @@ def test_proxies_have_templates_or_host_and_port() -> None:
     assert proxies(authority="[2001:db8::1]")[1]["proxy"] == "[2001:db8::1]:443"
 
 
+@pytest.mark.clause(
+    "proxy-config-14", "4.1", "MUST", "have proxies in every rule, and no empty property"
+)
 def test_rules_name_proxies_in_the_order_of_preference() -> None:
     written = document(
         ReachRule(methods=frozenset({UDP, TCP}), domains=("*.corp.example",), ports=((1, 99),)),

@@ -28,6 +28,12 @@ def test_nothing_is_told_unless_it_is_configured() -> None:
     assert extra_capsules(ConnectIpSection(dns_search=("corp.example",))) == []
 
 
+@pytest.mark.clause(
+    "connect-ip-dns-06", "3.2", "MUST", "have an address where plain DNS is offered"
+)
+@pytest.mark.clause(
+    "connect-ip-dns-06", "3.5", "MAY", "name the root where resolvers are for all names"
+)
 def test_resolvers_are_for_every_name_unless_some_are_listed() -> None:
     ((kind, value),) = extra_capsules(section(dns_servers=("10.71.0.1", "fd71::1")))
     (configuration,) = decode_dns_assign(value)

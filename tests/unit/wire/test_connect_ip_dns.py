@@ -56,6 +56,7 @@ def test_truncated_capsule_is_refused(size: int) -> None:
         decode_dns_assign(SPLIT_TUNNEL_BYTES[:size])
 
 
+@pytest.mark.clause("connect-ip-dns-06", "3.2", "MUST NOT", "have the service priority 0")
 @pytest.mark.parametrize(
     "value",
     [
@@ -75,6 +76,12 @@ def test_pref64_of_the_draft_as_bytes() -> None:
     assert decode_pref64(b"") == ()
 
 
+@pytest.mark.clause(
+    "connect-ip-dns-06",
+    "4.2",
+    "MUST",
+    "take PREF64 of another length than 13 bytes each for malformed",
+)
 @pytest.mark.parametrize(
     "value", [NAT64_BYTES[:-1], NAT64_BYTES + b"\0", b"\x5f" + NAT64_BYTES[1:]]
 )

@@ -27,6 +27,7 @@ def test_a_second_one_and_one_with_a_value_are_faults() -> None:
         WrapUpReader(lambda: None).take(1)
 
 
+@pytest.mark.clause("wrap-up", "2.3", "MUST", "abort the stream on which a client sends one")
 def test_a_proxy_takes_none() -> None:
     with pytest.raises(WireError, match="from a client"):
         WrapUpReader().take(0)
