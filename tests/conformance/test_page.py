@@ -43,5 +43,6 @@ def test_every_deviation_in_the_sources_has_its_test_and_the_other_way_round() -
 def test_every_rfc_of_the_relay_has_clauses() -> None:
     assert {clause.rfc for clause in CLAUSES} >= {
         "RFC 8441", "RFC 9000", "RFC 9114", "RFC 9209", "RFC 9220", "RFC 9221", "RFC 9297",
-        "RFC 9298", "RFC 9484",
+        "RFC 9298", "RFC 9484", "RFC 9931", "connect-ip-dns-06", "connect-tcp-18",
+        "connect-udp-listen-15", "proxy-config-14", "wrap-up",
     }  # fmt: skip
