@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from masque_relay.contract.counters import (
     BindCounters,
+    DerpCounters,
     FlowCounters,
     HttpCounters,
     IpCounters,
@@ -45,6 +46,7 @@ GROUPS: dict[str, type] = {
     "flow": FlowCounters,
     "turn": TurnCounters,
     "mesh": MeshCounters,
+    "derp": DerpCounters,
     "upstream": UpstreamCounters,
 }
 
