@@ -6,13 +6,14 @@ TEST_ARGS    ?=
 FUZZ_SECONDS ?= 300
 SOAK_SECONDS ?= 1800
 BENCH_ARGS   ?=
+INTEROP_ARGS ?=
 , := ,
 BIN          := $(VENV)/bin
 INSTALLED    := $(VENV)/.installed-$(subst $(,),-,$(EXTRAS))
 PYTEST       := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint types test-unit fuzz soak bench bench-smoke bench-masque bench-peers bench-peers-smoke bench-turn bench-workers demo docs package clean
+.PHONY: help run test setup lint types test-unit fuzz soak bench bench-smoke bench-masque bench-peers bench-peers-smoke bench-turn bench-workers demo docs interop package clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -75,6 +76,9 @@ accelerator: setup ## compile the optional accelerator (needs Rust; the relay wo
 
 bench-turn: setup ## compare TURN with coturn (BENCH_ARGS=--smoke)
 	$(BIN)/python -m tests.bench.turn --json build/bench-turn.json $(BENCH_ARGS)
+
+interop: setup ## run the foreign peers and write the matrix anew (INTEROP_ARGS=--check)
+	$(BIN)/python -m interop.runner $(INTEROP_ARGS)
 
 demo: setup ## a relay and a client here, with traffic through them
 	$(BIN)/ghostctl demo

@@ -27,7 +27,12 @@ def run(extra: list[str]) -> Matrix:
         command = [sys.executable, "-m", "pytest", "-p", "interop.plugin", f"{OPTION}={results}"]
         command += ["-m", "interop", "-n", "2", "--dist", "loadgroup", "tests", *extra]
         subprocess.run(command, cwd=ROOT, check=False)
-        lines = json.loads(results.read_text(encoding="utf-8"))
+        return read_run(results)
+
+
+def read_run(results: Path) -> Matrix:
+    """Return what a run of the tests with interop.plugin has shown."""
+    lines = json.loads(results.read_text(encoding="utf-8"))
     return Matrix(versions=versions(), findings=judge(lines))
 
 
@@ -46,9 +51,12 @@ def main() -> int:
     """Run, print the matrix; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m interop.runner", description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare with what is written")
+    parser.add_argument(
+        "--from", dest="results", type=Path, metavar="FILE", help=f"of a run with {OPTION}=FILE"
+    )
     parser.add_argument("pytest", nargs="*", help="further arguments of pytest, behind --")
     options = parser.parse_args()
-    matrix = run(options.pytest)
+    matrix = read_run(options.results) if options.results else run(options.pytest)
     print(text(matrix))
     print()
     failed = [one for one in matrix.findings if one.outcome in (Outcome.FAIL, Outcome.NOT_RUN)]

@@ -1,5 +1,6 @@
 """Owns the versions of all peers, as they themselves or their pins name them."""
 
+import importlib
 import importlib.metadata
 import re
 import subprocess
@@ -47,7 +48,7 @@ def _of_curl_cffi() -> str:
 
 def _of_pycurl() -> str:
     try:
-        import pycurl  # noqa: PLC0415  # the interop extra
+        pycurl = importlib.import_module("pycurl")
     except ImportError:
         return MISSING
     said = re.search(r"libcurl/([\d.]+)", pycurl.version)
