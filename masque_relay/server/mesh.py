@@ -154,11 +154,23 @@ class Mesh:
         task.add_done_callback(self._running.discard)
 
     def _tick(self) -> None:
-        for session in tuple(self._sessions):
-            session.on_tick()
-        for end in tuple(self._tcp_ends):
-            end.on_tick()
         self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        for session in tuple(self._sessions):
+            self._guard(session, session.on_tick)
+        for end in tuple(self._tcp_ends):
+            try:
+                end.on_tick()
+            except Exception:  # noqa: BLE001  (STYLE 17: a bug in one channel ends that channel)
+                _log.exception("a host channel raised")
+                end.close(EndReason.BUG)
+
+    @staticmethod
+    def _guard(session: GhostwireSession, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception:  # noqa: BLE001  (STYLE 17: a bug in one session ends that session)
+            _log.exception("a session raised", request_id=session.arrival.request_id)
+            session.close(EndReason.BUG)
 
     def _session_over(self, session: GhostwireSession) -> None:
         self._sessions.discard(session)
@@ -180,16 +192,20 @@ class Mesh:
     async def _admit_token(self, session: GhostwireSession, auth: Auth) -> None:
         arrival = session.arrival
         credentials = (BearerToken(token=auth.token),) if auth.token else ()
-        verdict = await self._gate.admit(
-            RelayRequest(
-                request_id=arrival.request_id,
-                transport=arrival.transport,
-                method=Method.GHOSTWIRE,
-                target=None,
-                credentials=(*arrival.credentials, *credentials),
-                source=arrival.source,
-            )
+        request = RelayRequest(
+            request_id=arrival.request_id,
+            transport=arrival.transport,
+            method=Method.GHOSTWIRE,
+            target=None,
+            credentials=(*arrival.credentials, *credentials),
+            source=arrival.source,
         )
+        try:
+            verdict = await self._gate.admit(request)
+        except Exception:  # noqa: BLE001  (STYLE 17: fail closed, and end this session alone)
+            _log.exception("the gate raised", request_id=arrival.request_id)
+            session.refused(ErrorCode.INTERNAL)
+            return
         if isinstance(verdict, Denial):
             code, retry_after_ms = _refusal(verdict)
             session.refused(code, retry_after_ms=retry_after_ms)
@@ -199,7 +215,7 @@ class Mesh:
             return
         self._leases[session] = verdict
         verdict.on_end(session.close)
-        self._admit_key(session, auth, verdict)
+        self._guard(session, lambda: self._admit_key(session, auth, verdict))
 
     def _admit_key(self, session: GhostwireSession, auth: Auth, lease: Lease) -> None:
         """The proved key must be the one that the credential is bound to."""
@@ -216,6 +232,8 @@ class Mesh:
 
     async def _reach(self, session: GhostwireSession, channel: RelayChannel, frame: Open) -> None:
         """Open one host channel; whatever fails ends that channel alone."""
+        if channel.is_closed:
+            return  # in the same turn: a session that was kicked must get no lease any more
         lease: Lease | None = None
         try:
             target = Target(host=parse_host(frame.host), port=frame.port)
@@ -263,8 +281,9 @@ class Mesh:
         flow = await self._dataplane.open_tcp(
             lease, endpoints, tcp, timeout_s=self._settings.connect_timeout_s
         )
-        self._tcp_ends.add(tcp)
         tcp.bind_flow(flow)
+        if tcp.is_open:
+            self._tcp_ends.add(tcp)
 
     async def _admitted_endpoints(self, lease: Lease, target: Target) -> list[Endpoint]:
         if isinstance(target.host, str):

@@ -58,6 +58,7 @@ class RelayChannel:
         prefix: the encoded id, in front of every datagram.
         sender_id: who the datagrams to the owner's peer come from, for fairness.
         far: the other end; None until it is there and after it is gone.
+        is_closed: it has left its session's table; nothing may be bound to it any more.
     """
 
     __slots__ = (
@@ -74,6 +75,7 @@ class RelayChannel:
         "_taken_bytes",
         "channel_id",
         "far",
+        "is_closed",
         "kind",
         "prefix",
         "priority",
@@ -109,6 +111,7 @@ class RelayChannel:
         self.prefix = encode_varint(channel_id)
         self.sender_id = sender_id
         self.far: ChannelEnd | None = None
+        self.is_closed = False
         self._taken_bytes = taken_bytes
         self._offered_bytes = 0
         self._delivered_bytes = 0
@@ -175,7 +178,7 @@ class RelayChannel:
     def closed_by_peer(self, code: int, reason: str) -> None:
         """The owner's peer closed it, or the session is over."""
         far, self.far = self.far, None
-        self._owner.forget_channel(self)
+        self._leave()
         if far is not None:
             far.closed(code, reason)
 
@@ -225,14 +228,20 @@ class RelayChannel:
 
     def closed(self, code: int, reason: str) -> None:
         """Tell the owner's peer that the channel is over."""
+        if self.is_closed:
+            return  # while its host was being reached
         self.far = None
         self._owner.send_frame(Close(channel=self.channel_id, code=code, reason=reason))
-        self._owner.forget_channel(self)
+        self._leave()
 
     def _leave_when_over(self) -> None:
         if self.is_over:
             self.far = None
-            self._owner.forget_channel(self)
+            self._leave()
+
+    def _leave(self) -> None:
+        self.is_closed = True
+        self._owner.forget_channel(self)
 
 
 def admit_datagrams(

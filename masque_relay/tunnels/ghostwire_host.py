@@ -27,9 +27,10 @@ class HostUdpEnd:
         self._flow: UdpFlow | None = None
 
     def bind_flow(self, flow: UdpFlow) -> None:
-        """Take the flow; from here the end closes it."""
-        if self._channel is None:
+        """Take the flow; from here the end closes it. Nobody waits for it any more: it ends."""
+        if self._channel is None or self._channel.is_closed:
             flow.close()
+            self.closed(ErrorCode.NONE, "")
             return
         self._flow = flow
         self._channel.far = self
@@ -107,16 +108,25 @@ class HostTcpEnd:
         self._peer_ended = False
 
     def bind_flow(self, flow: TcpFlow) -> None:
-        """Take the flow, tell the peer that the host is reached, and begin to read."""
+        """Take the flow, tell the peer that the host is reached, and begin to read.
+
+        Where the channel has been closed meanwhile, nobody will close the flow later: it ends now.
+        """
         channel = self._channel
-        if channel is None:
+        if channel is None or channel.is_closed:
             flow.abort()
+            self.closed(ErrorCode.NONE, "")
             return
         self._flow = flow
         channel.far = self
         channel.opened(self._granted_bytes)
         self._limit_bytes = channel.next_offer_bytes()
         self._pump_down()
+
+    @property
+    def is_open(self) -> bool:
+        """The channel and the host are joined."""
+        return self._flow is not None
 
     def on_tick(self) -> None:
         """Offer again what a rate refused; to be called about once per second."""

@@ -212,6 +212,19 @@ class Peer:
         self.closed = (code, reason, retry_after_ms)
 
 
+def arrival_without_lease() -> Arrival:
+    """Return how a peer comes that still has to show its credential."""
+    return Arrival(
+        transport=Transport.WEBSOCKET,
+        source=Endpoint(address=ip_address("198.51.100.9"), port=4_433),
+        credentials=(),
+        lease=None,
+        exporter=None,
+        relay_name="relay.example",
+        request_id="arrival",
+    )
+
+
 class World:
     """A relay's switchboard and policy, and everything under way."""
 
