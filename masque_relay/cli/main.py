@@ -11,6 +11,7 @@ COMMANDS = {
     "tunnel": "Carry local UDP ports through a relay.",
     "proxy": "Serve SOCKS5 and HTTP proxy requests of local programs through a relay.",
     "peer": "Meet other machines at a relay: forward ports, send files, pipe.",
+    "netcheck": "Try every way to a relay from here, and say what works.",
     "policy": "Check a policy file, and explain what it decides.",
     "token": "Issue and inspect tokens.",
     "key": "Make signing keys and password hashes.",

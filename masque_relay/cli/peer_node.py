@@ -94,7 +94,7 @@ class PeerChoice:
             )
         self.settings = UplinkSettings(
             ways=openers,
-            token=_token_of(relay),
+            token=token_of(relay),
             relay_name=relay.address.host,
         )
 
@@ -171,7 +171,7 @@ def peer_argument(text: str) -> bytes:
         )
 
 
-def _token_of(relay: RelayChoice) -> str:
+def token_of(relay: RelayChoice) -> str:
     """The ways that have no field for a credential bring the token in the handshake."""
     credential = relay.options.credential
     if not isinstance(credential, Bearer):

@@ -114,6 +114,7 @@ class PeerSession:
     Attributes:
         clock_skew_s: the relay's clock less ours, from CHALLENGE; None before.
         end_reason: why the session is over; None while it lives.
+        pong_received: told the 8 bytes of each PONG; may be set by whoever measures.
     """
 
     capsule_types = FRAME_TYPES - {FrameType.DATAGRAM}
@@ -130,6 +131,7 @@ class PeerSession:
         self._last_error = Error(code=ErrorCode.NONE)
         self.clock_skew_s: int | None = None
         self.end_reason: EndReason | None = None
+        self.pong_received: Callable[[bytes], object] = lambda _: None
         self._keepalive = Keepalive(
             period_s=_DEFAULT_KEEPALIVE_S, now_s=ports.monotonic_s(), jitter=ports.jitter
         )
@@ -140,6 +142,11 @@ class PeerSession:
     def is_open(self) -> bool:
         """Welcomed, and not over."""
         return self._state is _State.OPEN
+
+    @property
+    def max_datagram_bytes(self) -> int:
+        """What the carrier takes as one datagram now, our channel's id included; 0 without one."""
+        return 0 if self._carrier is None else self._carrier.max_payload_bytes
 
     def open_channel(
         self,
@@ -325,7 +332,7 @@ class PeerSession:
             case Ping():
                 self.send_frame(Pong(opaque=frame.opaque))
             case Pong():
-                pass
+                self.pong_received(frame.opaque)
             case Observed() | Presence() | Relays() | Restarting():
                 self._handler.mesh_frame_received(frame)
             case PeerCandidates():

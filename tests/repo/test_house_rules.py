@@ -20,6 +20,7 @@ NOT_MIRRORED: dict[str, str] = {
     "masque_relay/config/ghostwire.py": "documented settings: tests/unit/config, tests/integration/mesh",
     "masque_relay/client/mesh/*": "peers at a real relay: tests/integration/mesh",
     "masque_relay/cli/peer*.py": "the commands: tests/integration/mesh/test_peer_command.py",
+    "masque_relay/cli/netcheck.py": "the command: tests/integration/mesh/test_netcheck.py",
     "masque_relay/tunnels/frame_stream.py": "tests/integration/mesh/test_ways.py",
     "masque_relay/server/mesh*.py": "a real relay: tests/integration/mesh",
     "masque_relay/http/ghostwire.py": "tests/integration/mesh/test_ways.py",

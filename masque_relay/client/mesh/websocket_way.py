@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from contextlib import suppress
+from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import (
@@ -66,7 +67,9 @@ async def open_websocket_way(
     tls = tcp_tls(options.ca_file, options.credential, ("http/1.1",))
     authorization = authorization_of(options.credential)
     headers = {} if authorization is None else {"Authorization": authorization.decode("ascii")}
-    where = {}  # not None: through a proxy, websockets takes no such argument at all
+    where: dict[
+        str, Any
+    ] = {}  # not None: through a proxy, websockets takes no such argument at all
     if address.addresses and proxy is None:
         where["host"] = str(address.addresses[0])
     try:

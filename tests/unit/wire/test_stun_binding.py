@@ -4,6 +4,9 @@ import pytest
 
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.stun_binding import (
+    CHANGE_IP,
+    CHANGE_PORT,
+    decode_binding,
     decode_binding_answer,
     encode_binding_request,
     looks_like_stun,
@@ -70,3 +73,20 @@ def test_unknown_family_and_missing_address_are_refused() -> None:
 )
 def test_other_packets_do_not_look_like_stun(packet: bytes) -> None:
     assert not looks_like_stun(packet)
+
+
+def test_other_address_of_a_server_with_two_is_read() -> None:
+    other = bytes.fromhex("802c0008" + "00010d97" + "c0000202")
+    answer = IPV4_ANSWER[:2] + (0x3C + 12).to_bytes(2, "big") + IPV4_ANSWER[4:] + other
+    found = decode_binding(answer, TRANSACTION)
+
+    assert found is not None
+    assert found.mapped == ("192.0.2.1", 32_853)
+    assert found.other == ("192.0.2.2", 3_479)
+
+
+def test_request_asks_to_be_answered_from_elsewhere() -> None:
+    request = encode_binding_request(TRANSACTION, change=CHANGE_IP | CHANGE_PORT)
+
+    assert request[2:4] == b"\0\x08"
+    assert request[20:] == bytes.fromhex("0003000400000006")  # RFC 5780 section 7.2
