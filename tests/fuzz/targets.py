@@ -7,6 +7,8 @@ and any assertion below that fails, is a finding.
 from collections.abc import Callable
 from contextlib import suppress
 
+from fallbacks.derp import wire as derp
+from fallbacks.derp.info import parse_client_info
 from fallbacks.turn.wire.channel_data import StreamDecoder
 from fallbacks.turn.wire.integrity import is_signed_by
 from fallbacks.turn.wire.message import decode_message, encode_message
@@ -241,11 +243,39 @@ def fuzz_turn_stream(data: bytes) -> None:
     assert cut == whole
 
 
+def fuzz_derp(data: bytes) -> None:
+    """DERP frames: the same however the stream is cut; every body is split or refused."""
+    whole, cut = derp.FrameDecoder(), derp.FrameDecoder()
+    whole.feed(data)
+    frames: list[derp.Frame] = []
+    again: list[derp.Frame] = []
+    while (frame := whole.take()) is not None:
+        frames.append(frame)
+    for index in range(len(data)):
+        cut.feed(data[index : index + 1])
+        while (frame := cut.take()) is not None:
+            again.append(frame)
+    assert again == frames
+    for frame in frames:
+        for split in (
+            derp.split_client_info,
+            derp.split_packet,
+            derp.split_forward,
+            derp.split_key,
+            derp.split_ping,
+            derp.split_preferred,
+            parse_client_info,
+        ):
+            with suppress(WireError):
+                split(frame.body)
+
+
 TARGETS: dict[str, Target] = {
     "authority": fuzz_authority,
     "bind_capsule": fuzz_bind_capsule,
     "capsule": fuzz_capsule,
     "datagram": fuzz_datagram,
+    "derp": fuzz_derp,
     "host": fuzz_host,
     "path": fuzz_path,
     "port": fuzz_port,

@@ -1,0 +1,241 @@
+"""What DERP looks like from outside: heads, probes, WebSocket, operators; and when it is off."""
+
+import json
+import ssl
+from collections.abc import Generator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import pytest
+from nacl.public import PrivateKey
+from websockets.sync.client import connect as open_websocket
+
+from fallbacks.derp.wire import FrameType, encode_frame
+from masque_relay.wire.node_key import format_node_key
+from tests.support.derp_relay import DerpRelay, derp_relay
+from tests.support.derp_socket import WAIT_S, DerpSocket
+from tests.support.derp_world import split_frames
+from tests.support.managed_relay import managed_relay
+
+CONFIG = """
+[derp.bootstrap_dns]
+"login.example" = ["192.0.2.1", "2001:db8::1"]
+"""
+
+
+@pytest.fixture(scope="module")
+def derp(tmp_path_factory: pytest.TempPathFactory) -> Generator[DerpRelay]:
+    with derp_relay(tmp_path_factory.mktemp("derp"), config=CONFIG) as relay:
+        yield relay
+
+
+def connect(derp: DerpRelay, name: str) -> DerpSocket:
+    return DerpSocket(derp.relay.ready["https"], derp.relay.ca_file, derp.keys[name])
+
+
+def get(derp: DerpRelay, path: str, method: str = "GET", **headers: str) -> httpx.Response:
+    context = ssl.create_default_context(cafile=str(derp.relay.ca_file))
+    url = f"https://{derp.relay.ready['https']}{path}"
+    return httpx.request(method, url, headers=headers, verify=context, timeout=WAIT_S)
+
+
+class TestHeads:
+    def test_the_101_names_version_and_key(self, derp: DerpRelay) -> None:
+        with connect(derp, "alice") as client:
+            client.request()
+            head = client.head().lower()
+            key = client.expect(FrameType.SERVER_KEY)[8:]
+        assert head.startswith("http/1.1 101 ")
+        assert "derp-version: 2" in head
+        assert f"derp-public-key: {key.hex()}" in head
+
+    def test_a_fast_start_hears_no_head_and_may_speak_at_once(self, derp: DerpRelay) -> None:
+        with connect(derp, "alice") as first:
+            first.enter()
+            server_key = first.server_key
+        with connect(derp, "alice") as client:
+            client.server_key = server_key
+            client.request("Derp-Fast-Start: 1")
+            client.socket.sendall(encode_frame(FrameType.CLIENT_INFO, client.greeting()))
+            client.expect(FrameType.SERVER_KEY)
+            client.expect(FrameType.SERVER_INFO)
+
+    def test_without_an_upgrade_a_client_hears_426(self, derp: DerpRelay) -> None:
+        answer = get(derp, "/derp")
+        assert answer.status_code == 426
+        assert answer.headers["upgrade"] == "derp"
+
+    def test_a_fast_start_elsewhere_is_refused_with_a_head(self, derp: DerpRelay) -> None:
+        with connect(derp, "alice") as client:
+            client.request("Derp-Fast-Start: 1", path="/elsewhere")
+            assert client.head().startswith("HTTP/1.1 404 ")
+
+
+class TestProbes:
+    @pytest.mark.parametrize("path", ["/derp/probe", "/derp/latency-check"])
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_anybody_may_measure_the_way(self, derp: DerpRelay, path: str, method: str) -> None:
+        answer = get(derp, path, method)
+        assert answer.status_code == 200
+        assert answer.headers["access-control-allow-origin"] == "*"
+
+    @pytest.mark.parametrize(
+        ("asked", "said"),
+        [("ts_1.example-x", "response ts_1.example-x"), ("a b", None), ("a" * 65, None)],
+    )
+    def test_a_captive_portal_check_repeats_a_proper_challenge(
+        self, derp: DerpRelay, asked: str, said: str | None
+    ) -> None:
+        answer = get(derp, "/generate_204", **{"X-Tailscale-Challenge": asked})
+        assert answer.status_code == 204
+        assert answer.headers.get("x-tailscale-response") == said
+
+    def test_names_are_answered_as_configured(self, derp: DerpRelay) -> None:
+        names = {"login.example": ["192.0.2.1", "2001:db8::1"]}
+        assert get(derp, "/bootstrap-dns").json() == names
+        assert get(derp, "/bootstrap-dns?q=login.example").json() == names
+        assert get(derp, "/bootstrap-dns?q=other.example").json() == {}
+
+
+class TestWebSocket:
+    def test_messages_are_pieces_of_the_stream(self, derp: DerpRelay) -> None:
+        context = ssl.create_default_context(cafile=str(derp.relay.ca_file))
+        url = derp.url.replace("https", "wss")
+        with (
+            open_websocket(url, ssl=context, subprotocols=["derp"]) as websocket,  # type: ignore[list-item]
+            connect(derp, "bob") as bob,
+            connect(derp, "alice") as alice,
+        ):
+            first = websocket.recv(WAIT_S)
+            assert isinstance(first, bytes)
+            alice.server_key = split_frames(first)[0][1][8:]
+            greeting = encode_frame(FrameType.CLIENT_INFO, alice.greeting())
+            for start in range(0, len(greeting), 50):
+                websocket.send(greeting[start : start + 50])
+            second = websocket.recv(WAIT_S)
+            assert isinstance(second, bytes)
+            assert split_frames(second)[0][0] == FrameType.SERVER_INFO
+            bob.enter()
+            websocket.send(encode_frame(FrameType.SEND_PACKET, bob.public + b"hello"))
+            assert bob.expect(FrameType.RECV_PACKET) == alice.public + b"hello"
+
+    def test_another_subprotocol_is_refused(self, derp: DerpRelay) -> None:
+        context = ssl.create_default_context(cafile=str(derp.relay.ca_file))
+        url = derp.url.replace("https", "wss")
+        with pytest.raises(Exception, match="403"):
+            open_websocket(url, ssl=context, subprotocols=["other"])  # type: ignore[list-item]
+
+
+class TestOperators:
+    def test_a_client_is_seen_kicked_and_revoked(self, derp: DerpRelay) -> None:
+        with derp.relay.admin() as admin:
+            with connect(derp, "alice") as alice:
+                alice.enter()
+                seen = [t for t in admin.tunnels() if t["transport"] == "derp"]
+                assert [(t["subject"], t["method"]) for t in seen] == [("alice", "ghostwire")]
+                admin.kick(str(seen[0]["lease_id"]))
+                assert [number for number, _ in alice.rest()] == [FrameType.HEALTH]
+            with connect(derp, "loner") as loner:
+                loner.enter()
+                assert admin.revoke(subject="loner", token_id=None) == {"ended_tunnels": 1}
+                loner.rest()
+            with connect(derp, "loner") as loner:
+                loner.request()
+                loner.head()
+                loner.greet()
+                assert [number for number, _ in loner.rest()] == [FrameType.HEALTH]
+
+    def test_policy_keeps_groups_apart(self, derp: DerpRelay) -> None:
+        with connect(derp, "alice") as alice, connect(derp, "bob") as bob:
+            alice.enter()
+            bob.enter()
+            alice.send(FrameType.SEND_PACKET, bob.public + b"hello")
+            assert bob.expect(FrameType.RECV_PACKET) == alice.public + b"hello"
+
+    def test_a_node_taken_off_the_list_is_out_at_the_reload(self, tmp_path: Path) -> None:
+        with derp_relay(tmp_path) as derp, connect(derp, "alice") as alice:
+            alice.enter()
+            nodes = derp.directory / "nodes.toml"
+            kept = [part for part in nodes.read_text().split("[") if "node.alice" not in part]
+            nodes.write_text("[".join(kept))
+            with derp.relay.admin() as admin:
+                admin.reload()
+            alice.rest()
+            with connect(derp, "alice") as again:
+                again.request()
+                again.head()
+                again.greet()
+                assert [number for number, _ in again.rest()] == [FrameType.HEALTH]
+
+
+class Verifier(BaseHTTPRequestHandler):
+    """Allows what its server says."""
+
+    def do_POST(self) -> None:
+        length = int(self.headers["content-length"])
+        asked = json.loads(self.rfile.read(length))
+        server: Any = self.server
+        server.asked.append(asked)
+        body = json.dumps({"Allow": asked["NodePublic"] in server.allowed}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: Any) -> None:
+        """Say nothing."""
+
+
+def test_a_verifier_admits_keys_that_no_list_has(tmp_path: Path) -> None:
+    allowed, stranger = PrivateKey.generate(), PrivateKey.generate()
+    server: Any = HTTPServer(("127.0.0.1", 0), Verifier)
+    name = format_node_key(bytes(allowed.public_key))
+    server.allowed, server.asked = {name}, []
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    gate = (
+        f'verifier_url = "http://127.0.0.1:{server.server_port}/"\nverifier_groups = ["verified"]'
+    )
+    policy = """
+    [group.verified]
+    claims = ["verified"]
+
+    [[rule]]
+    name = "verified"
+    action = "allow"
+    who = ["group:verified"]
+    methods = ["ghostwire"]
+    targets = ["*"]
+    peers = ["*"]
+    """
+    try:
+        with derp_relay(tmp_path, gate=gate, policy=policy) as derp:
+            https, ca_file = derp.relay.ready["https"], derp.relay.ca_file
+            with DerpSocket(https, ca_file, allowed) as client:
+                client.enter()
+            with DerpSocket(https, ca_file, stranger) as client:
+                client.request()
+                client.head()
+                client.greet()
+                assert [number for number, _ in client.rest()] == [FrameType.HEALTH]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert server.asked[0] == {"NodePublic": name, "Source": "127.0.0.1"}
+    assert len(server.asked) == 2
+
+
+def test_without_derp_there_is_no_route(tmp_path: Path) -> None:
+    with managed_relay(tmp_path) as relay:
+        derp = DerpRelay(relay=relay, keys={"alice": PrivateKey.generate()}, directory=tmp_path)
+        for path in ("/derp", "/derp/probe", "/generate_204", "/bootstrap-dns"):
+            assert get(derp, path).status_code == 404
+        with connect(derp, "alice") as client:
+            client.request()
+            assert client.head().startswith("HTTP/1.1 501 ")
+        with relay.admin() as admin:
+            assert admin.status()["derp"] is None
