@@ -18,7 +18,7 @@ from fallbacks.turn.wire.codepoints import Attribute, MessageClass, Method
 from fallbacks.turn.wire.message import encode_message
 from fallbacks.turn.wire.values import encode_xor_address
 from masque_relay.contract.address import Endpoint
-from masque_relay.contract.flow import ByteSink, FlowError, TcpFlow
+from masque_relay.contract.flow import ByteSink, FlowError, FlowFault, TcpFlow
 from masque_relay.contract.relay_socket import RelayTcp
 
 UNSENT_BYTES = 65_536
@@ -52,21 +52,22 @@ class PeerConnection:
         self._to_client: bytes = b""
         """Bytes of the peer that the rate refused for now."""
         self._to_peer: bytes = b""
-        self._is_closed = False
+        self.is_closed = False
+        """Neither side is joined to anything any more."""
 
     def bind(self, client: SplicedPath) -> None:
         """The client's data connection is there."""
         self.expires_s = None
         self._client = client
         client.begin_splice(self)
-        if self.flow is not None and not self._is_closed:
+        if self.flow is not None and not self.is_closed:
             self.flow.resume()
 
     def close(self) -> None:
         """Close both connections (RFC 6062 section 4.5). Idempotent."""
-        if self._is_closed:
+        if self.is_closed:
             return
-        self._is_closed = True
+        self.is_closed = True
         if self.flow is not None:
             self.flow.end()
             self.flow.close()
@@ -108,7 +109,7 @@ class PeerConnection:
 
     def _retry_to_client(self) -> None:
         data, self._to_client = self._to_client, b""
-        if self._is_closed or self.flow is None or not data:
+        if self.is_closed or self.flow is None or not data:
             return
         self.flow.resume()
         self.on_bytes(data)
@@ -118,7 +119,7 @@ class PeerConnection:
     def client_bytes(self, data: bytes) -> None:
         """Pass bytes on to the peer."""
         flow, client = self.flow, self._client
-        if self._is_closed or flow is None or client is None:
+        if self.is_closed or flow is None or client is None:
             return
         if self._to_peer or not self.allocation.lease.uplink.take(0, len(data)):
             # What had arrived already may still come; reading has stopped behind it.
@@ -138,7 +139,7 @@ class PeerConnection:
 
     def client_writable(self) -> None:
         """The way to the client has room again."""
-        if self.flow is not None and not self._to_client and not self._is_closed:
+        if self.flow is not None and not self._to_client and not self.is_closed:
             self.flow.resume()
 
     def client_lost(self) -> None:
@@ -147,7 +148,7 @@ class PeerConnection:
 
     def _retry_to_peer(self) -> None:
         data, self._to_peer = self._to_peer, b""
-        if self._is_closed or self._client is None or not data:
+        if self.is_closed or self._client is None or not data:
             return
         self._client.resume_reading()
         self.client_bytes(data)
@@ -207,19 +208,22 @@ class TcpRelays:
         """Connect to a peer.
 
         Raises:
-            FlowError: it refused, or did not answer in time.
+            FlowError: it refused, or did not answer in time, or the allocation has ended.
         """
+        listener = self._listeners.get(allocation)
+        if listener is None:
+            raise FlowError(FlowFault.CONNECTION_TERMINATED, "the allocation has ended")
         connection = self._new(allocation, peer)
         timeout_s = self._services.settings.limits.tcp_connect_timeout_s
         try:
-            connection.flow = await self._listeners[allocation].connect(
-                peer, connection, timeout_s=timeout_s
-            )
+            flow = await listener.connect(peer, connection, timeout_s=timeout_s)
         except BaseException:
             connection.close()
             raise
-        if allocation.ended:
-            connection.flow.abort()
+        if connection.is_closed:  # with its allocation: nobody would ever take its number back
+            flow.abort()
+            raise FlowError(FlowFault.CONNECTION_TERMINATED, "the allocation has ended")
+        connection.flow = flow
         self._wait_for_bind(connection)
         return connection
 

@@ -129,11 +129,13 @@ class FakeRelayTcp:
         self.flows: list[FakeFlow] = []
         self.refuses = False
         self.is_closed = False
+        self.while_connecting: Callable[[], None] = lambda: None
         self._accept = accept
 
     async def connect(self, peer: Endpoint, sink: ByteSink, *, timeout_s: float) -> TcpFlow:
         if self.refuses:
             raise FlowError(FlowFault.CONNECTION_REFUSED, "refused")
+        self.while_connecting()
         return self._flow(peer, sink)
 
     def peer_connects(self, peer: Endpoint) -> None:

@@ -6,6 +6,7 @@ from fallbacks.turn.path import PathKind
 from fallbacks.turn.tcp_relay import UNSENT_BYTES
 from fallbacks.turn.wire.codepoints import Attribute, MessageClass, Method
 from masque_relay.contract.turn_limits import TurnLimits
+from masque_relay.contract.verdict import EndReason
 from tests.support.turn_client import TCP, Reply
 from tests.support.turn_rig import (
     OTHER_PEER,
@@ -113,6 +114,16 @@ class TestConnect:
         assert client.request(Method.CONNECT, peers=[PEER]).ok
         reply = client.request(Method.CONNECT, peers=[OTHER_PEER])
         assert error_name(reply) == "INSUFFICIENT_CAPACITY"
+
+    def test_a_peer_that_answers_after_the_allocation_ended_is_let_go(
+        self, rig: TurnRig, client: RigClient
+    ) -> None:
+        relay, allocation = rig.tcp_relays[0], client.allocation
+        relay.while_connecting = lambda: rig.session.end(allocation, EndReason.KICKED)
+        reply = client.request(Method.CONNECT, peers=[PEER])
+        assert error_name(reply) == "CONNECTION_TIMEOUT_OR_FAILURE"
+        assert relay.flows[0].is_closed
+        assert not rig.session.tcp._by_id
 
     def test_without_a_peer_it_is_bad(self, client: RigClient) -> None:
         assert error_name(client.request(Method.CONNECT)) == "BAD_REQUEST"
