@@ -52,6 +52,8 @@ class CreditedConnection(QuicConnection):
     _consumed_bytes: int
     _received_to_the_end: set[int]
     """Streams whose receiving side is over, until aioquic forgets them."""
+    _due_credit: set[int]
+    """Streams for which credit may be due; only consuming makes it so."""
     _stream_gaps: GapCount
     """Of all streams together."""
     _is_stirred: bool
@@ -61,6 +63,7 @@ class CreditedConnection(QuicConnection):
         """Set up; the subclass calls it after aioquic's own constructor."""
         self._credits = {}
         self._consumed_bytes = 0
+        self._due_credit = set()
         self._received_to_the_end = set()
         self._stream_gaps = GapCount()
         self._is_stirred = True
@@ -81,9 +84,10 @@ class CreditedConnection(QuicConnection):
         if credit is None:
             return False
         self._consume(credit, min(byte_count, credit.delivered_bytes - credit.consumed_bytes))
-        is_due = self._connection_credit_is_due() or self._stream_credit_is_due(
-            self._streams.get(stream_id), credit
-        )
+        is_due = self._connection_credit_is_due()
+        if self._stream_credit_is_due(self._streams.get(stream_id), credit):
+            self._due_credit.add(stream_id)
+            is_due = True
         self._is_stirred = self._is_stirred or is_due
         return is_due
 
@@ -124,6 +128,17 @@ class CreditedConnection(QuicConnection):
     def _consume(self, credit: _Credit, byte_count: int) -> None:
         credit.consumed_bytes += byte_count
         self._consumed_bytes += byte_count
+
+    def _has_stream_credit_due(self) -> bool:
+        """Whether a MAX_STREAM_DATA frame waits that was not written yet."""
+        for stream_id in tuple(self._due_credit):
+            credit = self._credits.get(stream_id)
+            if credit is not None and self._stream_credit_is_due(
+                self._streams.get(stream_id), credit
+            ):
+                return True
+            self._due_credit.remove(stream_id)
+        return False
 
     def _connection_credit_is_due(self) -> bool:
         window_bytes = self._configuration.max_data

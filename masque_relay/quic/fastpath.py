@@ -10,8 +10,8 @@ from masque_relay.quic.accelerator import is_compiled
 from masque_relay.quic.ack_policy import AckPolicyConnection
 from masque_relay.quic.fastpath_native import AcceleratedConnection
 from masque_relay.quic.fastpath_private import missing_names
-from masque_relay.quic.fastpath_send import FastSendConnection
 from masque_relay.quic.limits import FastPath, QuicLimits
+from masque_relay.quic.stream_bursts import StreamBurstConnection
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def connection_class(
         return AckPolicyConnection
     if limits.accelerator and is_compiled():
         return AcceleratedConnection
-    return FastSendConnection
+    return StreamBurstConnection
 
 
 @functools.cache

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from aioquic import tls
 
 from masque_relay.quic.accelerator import DirectionKeys, direction_keys, open_many, seal_many
-from masque_relay.quic.fastpath_receive import SAMPLE_BYTES, read_frames
-from masque_relay.quic.fastpath_send import FastSendConnection
+from masque_relay.quic.fastpath_receive import SAMPLE_BYTES
+from masque_relay.quic.stream_bursts import StreamBurstConnection
 
 if TYPE_CHECKING:
     from aioquic.quic.recovery import QuicPacketSpace
@@ -23,7 +23,7 @@ _NATIVE_MASKS = bytes(SAMPLE_BYTES)
 """Stands for the masks that the accelerator makes itself."""
 
 
-class AcceleratedConnection(FastSendConnection):
+class AcceleratedConnection(StreamBurstConnection):
     """A connection whose packets go through compiled code, a batch at a time."""
 
     _receive_keys: DirectionKeys | None = None
@@ -119,7 +119,7 @@ class AcceleratedConnection(FastSendConnection):
         """Handle a packet of frames; False: it is aioquic's."""
         if number <= space.largest_received_packet and number in space.received_packets:
             return True
-        found = read_frames(plain, self._packet_number)
+        found = self._read_frames(plain)
         if found is None:
             return False
         frames, is_eliciting, is_mixed = found

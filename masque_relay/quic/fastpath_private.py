@@ -48,12 +48,15 @@ CONNECTION_ATTRIBUTES: Final = (
     "_probe_pending",
     "_quic_logger",
     "_remote_ack_delay_exponent",
+    "_remote_max_data",
+    "_remote_max_data_used",
     "_remote_preferred_address",
     "_spaces",
     "_spin_bit",
     "_spin_highest_pn",
     "_state",
     "_streams",
+    "_streams_queue",
     "host_cid",
 )
 """Of a QuicConnection: read or set."""

@@ -28,6 +28,7 @@ from masque_relay.quic.datagrams import (
 )
 from masque_relay.quic.fastpath_receive import FastReceiveConnection
 from masque_relay.quic.outgoing import Run
+from masque_relay.quic.sent_packets import DatagramsSent
 
 if TYPE_CHECKING:
     from aioquic.quic.connection import QuicNetworkPath
@@ -44,28 +45,6 @@ _ACK_OF_ACK_PACKETS = 8
 _HEADERS: Final[dict[int, Struct]] = {size: Struct(f">B{size}sH") for size in range(21)}
 """First byte, connection ID, packet number; by the length of the connection ID."""
 _ONE_BYTE_LENGTHS = [_DATAGRAM_WITH_LENGTH + bytes([n]) for n in range(_ONE_BYTE_VARINT_END)]
-
-
-class DatagramsSent:
-    """The record of a packet of DATAGRAM frames: what recovery asks of a QuicSentPacket.
-
-    Nobody waits to hear what became of a datagram (RFC 9221 section 5.1).
-    """
-
-    __slots__ = ("packet_number", "sent_bytes", "sent_time")
-
-    epoch = tls.Epoch.ONE_RTT
-    in_flight = True
-    is_ack_eliciting = True
-    is_crypto_packet = False
-    packet_type = QuicPacketType.ONE_RTT
-    delivery_handlers = ()
-    quic_logger_frames = ()
-
-    def __init__(self, packet_number: int, sent_bytes: int, sent_time: float) -> None:
-        self.packet_number = packet_number
-        self.sent_bytes = sent_bytes
-        self.sent_time = sent_time
 
 
 class FastSendConnection(FastReceiveConnection):
@@ -206,7 +185,15 @@ class FastSendConnection(FastReceiveConnection):
 
     def _may_send_fast(self, path: "QuicNetworkPath") -> bool:
         """Whether nothing that aioquic would write before or beside datagrams waits."""
-        if (
+        # Asking for all the rest is what costs; nothing of it has changed without a stir.
+        return self._may_build_fast(path) and (
+            not self._is_stirred
+            or not (self._has_other_frames() or any(map(self._is_busy, self._streams.values())))
+        )
+
+    def _may_build_fast(self, path: "QuicNetworkPath") -> bool:
+        """Whether the connection is in no state for which aioquic has frames of its own."""
+        return not (
             not self._is_established()
             or self._close_pending
             or self._quic_logger is not None
@@ -215,17 +202,17 @@ class FastSendConnection(FastReceiveConnection):
             or self._ping_pending
             or self._probe_pending
             or (self._is_client and self._remote_preferred_address is not None)
-        ):
-            return False
-        # Asking for all the rest is what costs; nothing of it has changed without a stir.
-        return not self._is_stirred or not (
+        )
+
+    def _has_other_frames(self) -> bool:
+        """Whether a frame waits that is no stream's, or a stream is to be forgotten."""
+        return (
             self._has_control_frames()
             or any(
                 limit.value != limit.sent
                 for limit in (self._local_max_streams_bidi, self._local_max_streams_uni)
             )
             or any(number not in self._streams for number in self._received_to_the_end)
-            or any(map(self._is_busy, self._streams.values()))
         )
 
     def _encode_ack(self, space: "QuicPacketSpace", now: float) -> bytes:

@@ -49,6 +49,11 @@ class PieceReceiver(QuicStreamReceiver):
         self._gaps = gaps
 
     @property
+    def has_final_size(self) -> bool:
+        """Whether the peer has said how long the stream is."""
+        return self._final_size is not None
+
+    @property
     def waiting_bytes(self) -> int:
         """What is kept because something before it is missing."""
         return sum(map(len, self._pieces))
@@ -212,3 +217,10 @@ def gap_count(stream: QuicStream) -> int:
     receiver = stream.receiver
     assert isinstance(receiver, PieceReceiver)  # noqa: S101 - each stream got one when it was made
     return receiver.gap_count
+
+
+def is_near_end(stream: QuicStream) -> bool:
+    """Whether nothing more can come of a stream, or its size is known."""
+    receiver = stream.receiver
+    assert isinstance(receiver, PieceReceiver)  # noqa: S101 - as above
+    return receiver.is_finished or receiver.has_final_size

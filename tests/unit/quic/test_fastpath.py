@@ -13,9 +13,9 @@ from masque_relay.quic.ack_policy import AckPolicyConnection
 from masque_relay.quic.fastpath import connection_class
 from masque_relay.quic.fastpath_native import AcceleratedConnection
 from masque_relay.quic.fastpath_private import missing_names
-from masque_relay.quic.fastpath_send import FastSendConnection
 from masque_relay.quic.limits import FastPath, QuicLimits
 from masque_relay.quic.qlog import QlogDirectory
+from masque_relay.quic.stream_bursts import StreamBurstConnection
 from tests.support.quic_pair import pair_with_limits
 from tests.support.quic_worlds import World
 
@@ -25,8 +25,8 @@ CLIENT = QuicConfiguration(is_client=True)
 @pytest.mark.parametrize(
     ("mode", "expected"),
     [
-        (FastPath.AUTO, FastSendConnection),
-        (FastPath.ON, FastSendConnection),
+        (FastPath.AUTO, StreamBurstConnection),
+        (FastPath.ON, StreamBurstConnection),
         (FastPath.OFF, AckPolicyConnection),
     ],
 )
@@ -42,7 +42,7 @@ def test_the_accelerator_is_used_where_it_is_there_and_wanted(
 ) -> None:
     monkeypatch.setattr(fastpath, "is_compiled", lambda: is_there)
     limits = QuicLimits(fast_path=FastPath.ON, accelerator=is_wanted)
-    expected = AcceleratedConnection if is_there and is_wanted else FastSendConnection
+    expected = AcceleratedConnection if is_there and is_wanted else StreamBurstConnection
     assert connection_class(limits, CLIENT) is expected
 
 
@@ -87,7 +87,7 @@ def test_another_aioquic_turns_it_off_once_and_aloud(
             again = connection_class(QuicLimits(fast_path=FastPath.AUTO), CLIENT)
     finally:
         fastpath._is_aioquic_as_expected.cache_clear()
-    assert classes == [AckPolicyConnection, FastSendConnection, AckPolicyConnection]
+    assert classes == [AckPolicyConnection, StreamBurstConnection, AckPolicyConnection]
     assert again is AckPolicyConnection
     assert caplog.messages == ["the fast path is off, for aioquic lacks: QuicConnection._gone"]
 
