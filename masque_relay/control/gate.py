@@ -90,8 +90,9 @@ class RelayGate:
         principal = await self._state.chain.authenticate(request, now_s=self._clock.wall_s())
         if isinstance(principal, Denial):
             return principal
-        if self._revocations.holds(subject=principal.subject, token_id=principal.token_id):
-            return Denial(reason=DenyReason.REVOKED, detail="subject or token id is revoked")
+        denial = self._distrusted(request, principal)
+        if denial is not None:
+            return denial
         return principal.subject
 
     async def describe(self, request: RelayRequest) -> PolicyView | Denial:
@@ -103,8 +104,9 @@ class RelayGate:
                 {**self._decision_record(request, None, None, principal), "event": "describe"}
             )
             return principal
-        if self._revocations.holds(subject=principal.subject, token_id=principal.token_id):
-            return Denial(reason=DenyReason.REVOKED, detail="subject or token id is revoked")
+        denial = self._distrusted(request, principal)
+        if denial is not None:
+            return denial
         return PolicyView(
             rules=view_rules(
                 state.policy, principal, source=unwrap(request.source.address), now_s=now_s
@@ -302,16 +304,24 @@ class RelayGate:
         return self._ledger.room()
 
     def _admit_principal(self, request: RelayRequest, principal: Principal) -> RelayLease | Denial:
-        result = self._closed() or _unproved(request, principal) or self._grant(request, principal)
+        result = (
+            self._closed()
+            or self._distrusted(request, principal)
+            or self._grant(request, principal)
+        )
         if isinstance(result, Denial):
             return self._refuse(request, result, principal)
         self._count(request, "allowed")
         self._audit.write(self._decision_record(request, principal, result, None))
         return result
 
-    def _grant(self, request: RelayRequest, principal: Principal) -> RelayLease | Denial:
+    def _distrusted(self, request: RelayRequest, principal: Principal) -> Denial | None:
+        """Return why a credential that checks out counts for nothing here, if it does."""
         if self._revocations.holds(subject=principal.subject, token_id=principal.token_id):
             return Denial(reason=DenyReason.REVOKED, detail="subject or token id is revoked")
+        return _unproved(request, principal)
+
+    def _grant(self, request: RelayRequest, principal: Principal) -> RelayLease | Denial:
         denial = self._rates.ask(principal.subject, self._clock.monotonic_s())
         if denial is not None:
             return denial

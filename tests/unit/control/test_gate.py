@@ -447,6 +447,9 @@ async def test_bound_token_is_worth_nothing_without_the_proof(tmp_path: Path) ->
         DenyReason.CREDENTIAL_INVALID,
         "the credential is bound to a key that was not proved",
     )
+    for answer in (await bench.gate.describe(request), await bench.gate.recognize(request)):
+        assert isinstance(answer, Denial)
+        assert answer.reason is DenyReason.CREDENTIAL_INVALID
     await bench.denied(replace(request, proved_peer_id=bytes(32)))
     assert (await bench.open(replace(request, proved_peer_id=key))).peer_id == key
     mesh = bench.request(None, method=Method.GHOSTWIRE, credentials=credentials)
