@@ -2,10 +2,7 @@ module ghostwire.example/interop/derphttp
 
 go 1.26.3
 
-require (
-	go4.org/mem v0.0.0-20240501181205-ae6ca9944745
-	tailscale.com v1.98.5
-)
+require tailscale.com v1.98.5
 
 require (
 	github.com/coder/websocket v1.8.12 // indirect
@@ -16,6 +13,7 @@ require (
 	github.com/jsimonetti/rtnetlink v1.4.0 // indirect
 	github.com/mdlayher/netlink v1.7.3-0.20250113171957-fbb4dce95f42 // indirect
 	github.com/mdlayher/socket v0.5.0 // indirect
+	go4.org/mem v0.0.0-20240501181205-ae6ca9944745 // indirect
 	go4.org/netipx v0.0.0-20231129151722-fdeea329fbba // indirect
 	golang.org/x/crypto v0.50.0 // indirect
 	golang.org/x/exp v0.0.0-20250620022241-b7579e27df2b // indirect

@@ -9,7 +9,6 @@
 //	close     it has one of them thrown out
 //	refused   the first client is not admitted
 //	restart   prints "ready", then waits for the relay to say that it restarts
-//	bridge    sends to the key in -to until an answer comes, and prints it
 //	gone      a client hears that the other one has gone, and that a third was never there
 package main
 
@@ -26,7 +25,6 @@ import (
 	"strings"
 	"time"
 
-	"go4.org/mem"
 	"tailscale.com/derp"
 	"tailscale.com/derp/derphttp"
 	"tailscale.com/net/netmon"
@@ -40,7 +38,6 @@ var (
 	caFile  = flag.String("ca", "", "PEM file of the relay's CA")
 	keys    = flag.String("keys", "", "files with private node keys, separated by commas")
 	meshKey = flag.String("mesh", "", "the mesh key, 64 hexadecimal digits")
-	to      = flag.String("to", "", "a key to send to, 64 hexadecimal digits")
 	verbose = flag.Bool("v", false, "log what the library logs")
 )
 
@@ -234,19 +231,6 @@ func restart(k []key.NodePrivate) {
 	fmt.Println("restarting, try for", m.TryFor)
 }
 
-func bridge(k []key.NodePrivate) {
-	c := connect(k[0])
-	other := must(key.ParseNodePublicUntyped(mem.S(*to)))
-	if err := c.Send(other, []byte("from derp")); err != nil {
-		log.Fatal(err)
-	}
-	p := receive[derp.ReceivedPacket](c)
-	if p.Source != other {
-		log.Fatalf("from %v", p.Source)
-	}
-	fmt.Printf("bridged: %s\n", p.Data)
-}
-
 func gone(k []key.NodePrivate) {
 	alice, bob := connect(k[0]), connect(k[1])
 	if err := alice.Send(k[1].Public(), []byte("hello")); err != nil {
@@ -271,7 +255,7 @@ func main() {
 	flag.Parse()
 	trials := map[string]func([]key.NodePrivate){
 		"exchange": exchange, "watch": watch, "close": closePeer,
-		"refused": refused, "restart": restart, "gone": gone, "bridge": bridge,
+		"refused": refused, "restart": restart, "gone": gone,
 	}
 	trial := trials[flag.Arg(0)]
 	if trial == nil {
