@@ -25,6 +25,9 @@ from masque_relay.control.gate import RelayGate
 from masque_relay.quic.retry import EndpointSecrets
 from masque_relay.server.chain import Chain
 
+BUG_PAUSE_S = 5.0
+"""After an error that nobody foresaw: it may come again at once."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -61,7 +64,7 @@ async def open_chain(
         on_event=_Watch(counters),
     )
     group = await stack.enter_async_context(asyncio.TaskGroup())
-    running = group.create_task(link.run(), name="upstream")
+    running = group.create_task(keep_up(link), name="upstream")
     stack.callback(running.cancel)
     return Chain(
         link=link,
@@ -78,6 +81,21 @@ async def open_chain(
         resolve_timeout_s=config.http.resolve_timeout_s,
         counters=counters,
     )
+
+
+async def keep_up(link: RelayLink, *, pause_s: float = BUG_PAUSE_S) -> None:
+    """Run a link for ever: what it does not expect must not end the relay, direct tunnels and all.
+
+    Args:
+        link: closes its connections whenever its ``run`` ends.
+        pause_s: before it is run again.
+    """
+    while True:
+        try:
+            await link.run()
+        except Exception:  # noqa: BLE001  (STYLE 17: a bug in the way upstream ends no other)
+            _log.exception("the way to the upstream relay failed")
+            await asyncio.sleep(pause_s)
 
 
 def pseudonym_from(secrets: EndpointSecrets) -> str:
