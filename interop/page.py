@@ -24,6 +24,7 @@ METHODS = (
     "WebSocket",
     "Ghostwire",
     "TURN",
+    "DERP",
 )
 """Their order; others follow."""
 COLUMNS = ("3", "2", "1.1")

@@ -23,6 +23,7 @@ def versions() -> dict[str, str]:
         "Chromium": _said_by(str(CHROMIUM), "--version", pattern=r"Chromium ([\d.]+)"),
         "masque-go": _pinned("masque-go", "github.com/quic-go/masque-go"),
         "connect-ip-go": _pinned("connect-ip-go", "github.com/quic-go/connect-ip-go"),
+        "derphttp": _pinned("derphttp", "tailscale.com"),
         "websockets": _of_package("websockets"),
         "nginx": _said_by("/usr/sbin/nginx", "-v", pattern=r"nginx/([\d.]+)"),
         "coturn": _said_by("turnserver", "--version", pattern=r"([\d.]+)"),
