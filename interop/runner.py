@@ -25,7 +25,7 @@ def run(extra: list[str]) -> Matrix:
     with tempfile.TemporaryDirectory(prefix="interop-") as directory:
         results = Path(directory) / "results.json"
         command = [sys.executable, "-m", "pytest", "-p", "interop.plugin", f"{OPTION}={results}"]
-        command += ["-m", "interop", "-n", "2", "--dist", "loadgroup", "tests", *extra]
+        command += ["-m", "interop", "-n", "2", "--dist", "loadgroup", "tests/integration", *extra]
         subprocess.run(command, cwd=ROOT, check=False)
         return read_run(results)
 
