@@ -39,7 +39,7 @@ from tests.support.vpn_rig import Host
 RELAY_ADDRESS = "198.51.100.1"
 RELAY_PORT = 4433
 """Nobody else lives in the relay's namespace, and it has to be the same after a restart."""
-WAIT_S = 60.0 * TIMESCALE
+WAIT_S = 45.0 * TIMESCALE
 KEEPALIVE_S = 2.0
 """So that a blocked carrier is given up after 6 s, and not after 45."""
 

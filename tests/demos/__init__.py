@@ -1,0 +1,1 @@
+"""Demonstrations that need more than one machine, in network namespaces."""
