@@ -41,7 +41,7 @@ def page(matrix: Matrix) -> str:
 
 def text(matrix: Matrix) -> str:
     """Return the same for a terminal."""
-    lines = []
+    lines: list[str] = []
     for method in _methods(matrix):
         found = [one for one in matrix.findings if one.cell.method == method]
         columns = _columns(found)
@@ -112,7 +112,7 @@ def _reasons(found: Sequence[Finding]) -> list[str]:
 
 
 def _notes(found: Sequence[Finding]) -> str:
-    notes = []
+    notes: list[str] = []
     for number, reason in enumerate(_reasons(found), 1):
         tests = sorted({test for one in found if one.reason == reason for test in one.tests})
         shown = "".join(f" (`{test.removeprefix('tests/')}`)" for test in tests)

@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tell the reports which cells their tests fill."""
     for item in items:
         callspec = getattr(item, "callspec", None)
-        parameters = callspec.params if callspec is not None else {}
+        parameters: dict[str, object] = callspec.params if callspec is not None else {}
         for claim in claims_of(item.iter_markers("interop"), parameters):
             cell = claim.cell
             told = {"peer": cell.peer, "method": cell.method, "over": cell.over}
