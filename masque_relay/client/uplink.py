@@ -36,8 +36,11 @@ from masque_relay.quic.limits import QuicLimits
 from masque_relay.quic.settings import EndpointSettings
 from masque_relay.wire.connect_tcp import DataCapsuleTypes
 
-CLIENT_QUIC_LIMITS = QuicLimits(idle_timeout_s=60.0)
-"""Keep-alives come every 10 s, so that a minute of silence means that nobody is there."""
+CLIENT_QUIC_LIMITS = QuicLimits(
+    idle_timeout_s=60.0, stream_window_bytes=1_048_576, connection_window_bytes=8_388_608
+)
+"""Keep-alives come every 10 s, so that a minute of silence means that nobody is there. The windows
+are those of TcpWayLimits: 80 Mbit/s at 100 ms a stream, and only the user's own memory at stake."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
