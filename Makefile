@@ -6,6 +6,7 @@ TEST_ARGS    ?=
 FUZZ_SECONDS ?= 300
 SOAK_SECONDS ?= 1800
 BENCH_ARGS   ?=
+DEMO_ARGS    ?=
 INTEROP_ARGS ?=
 , := ,
 BIN          := $(VENV)/bin
@@ -13,7 +14,7 @@ INSTALLED    := $(VENV)/.installed-$(subst $(,),-,$(EXTRAS))
 PYTEST       := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint types test-unit fuzz soak bench bench-smoke bench-masque bench-peers bench-peers-smoke bench-turn bench-workers demo docs interop package clean
+.PHONY: help run test setup lint types test-unit fuzz soak bench bench-smoke bench-masque bench-peers bench-peers-smoke bench-turn bench-workers demo demo-mesh docs interop package clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -82,6 +83,9 @@ interop: setup ## run the foreign peers and write the matrix anew (INTEROP_ARGS=
 
 demo: setup ## a relay and a client here, with traffic through them
 	$(BIN)/ghostctl demo
+
+demo-mesh: setup ## two peers behind NATs while UDP is blocked (root; DEMO_ARGS=--short)
+	$(BIN)/python -m tests.demos $(DEMO_ARGS)
 
 docs: setup ## write the generated reference pages anew
 	$(BIN)/python -m masque_relay.cli.reference >docs/reference/cli.md
