@@ -43,14 +43,14 @@ class DerpKeys:
 def load_derp_keys(section: DerpSection) -> DerpKeys | None:
     """Return the keys of the files; None where DERP is off.
 
-    Without a file there is one key for the life of this process, reloads included.
+    The private key stays the same for the life of this process, with a file and without one.
 
     Raises:
         ConfigError: there is no key in a file.
     """
     if not section.enabled:
         return None
-    return DerpKeys(private_key=_private_key(section), mesh_key=_mesh_key(section))
+    return DerpKeys(private_key=_private_key(section.key_file), mesh_key=_mesh_key(section))
 
 
 def note_certificate(keys: DerpKeys) -> bytes:
@@ -82,10 +82,11 @@ def note_certificate(keys: DerpKeys) -> bytes:
     return certificate.public_bytes(Encoding.PEM)
 
 
-def _private_key(section: DerpSection) -> bytes:
-    path = section.key_file
+@cache
+def _private_key(path: Path | None) -> bytes:
+    """Return the key; it is read once, because TLS must go on to show the one that is in use."""
     if path is None:
-        return _key_of_this_process()
+        return secrets.token_bytes(KEY_BYTES)
     text = _read(path, "derp.key_file")
     if text.startswith("{"):
         text = _derper_key(text)
@@ -93,11 +94,6 @@ def _private_key(section: DerpSection) -> bytes:
         hint = f"make one with: openssl rand -hex 32 > {path.name}"
         raise _problem(path, "derp.key_file", "not 64 hexadecimal digits, nor a derper's", hint)
     return bytes.fromhex(text)
-
-
-@cache
-def _key_of_this_process() -> bytes:
-    return secrets.token_bytes(KEY_BYTES)
 
 
 def _mesh_key(section: DerpSection) -> str | None:

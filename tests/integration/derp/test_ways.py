@@ -10,11 +10,12 @@ from typing import Any
 
 import httpx
 import pytest
-from nacl.public import PrivateKey
+from nacl.public import Box, PrivateKey, PublicKey
 from websockets.sync.client import connect as open_websocket
 
 from fallbacks.derp.wire import FrameType, encode_frame
 from masque_relay.wire.node_key import format_node_key
+from tests.integration.server.conftest import Connect
 from tests.support.derp_relay import DerpRelay, derp_relay
 from tests.support.derp_socket import WAIT_S, DerpSocket
 from tests.support.derp_world import split_frames
@@ -227,6 +228,55 @@ def test_a_verifier_admits_keys_that_no_list_has(tmp_path: Path) -> None:
         server.server_close()
     assert server.asked[0] == {"NodePublic": name, "Source": "127.0.0.1"}
     assert len(server.asked) == 2
+
+
+def test_beyond_the_cap_of_unproved_clients_the_answer_is_503(tmp_path: Path) -> None:
+    with derp_relay(tmp_path, config="limits = { max_unproved = 1 }") as derp:
+        context = ssl.create_default_context(cafile=str(derp.relay.ca_file))
+        with connect(derp, "alice") as waiting, connect(derp, "bob") as bob:
+            waiting.request()
+            assert waiting.head().startswith("HTTP/1.1 101 ")
+            bob.request()
+            assert bob.head().startswith("HTTP/1.1 503 ")
+            with pytest.raises(Exception, match="503"):
+                open_websocket(
+                    derp.url.replace("https", "wss"),
+                    ssl=context,
+                    subprotocols=["derp"],  # type: ignore[list-item]
+                )
+            waiting.greet()
+            waiting.expect(FrameType.SERVER_INFO)
+            with connect(derp, "bob") as bob_again:
+                bob_again.enter()
+
+
+async def test_it_runs_over_http3_too(derp: DerpRelay, open_h3: Connect) -> None:
+    client = await open_h3(derp.relay)
+    alice = derp.keys["alice"]
+    stream_id, answer = await client.request(
+        [
+            (b":method", b"CONNECT"),
+            (b":protocol", b"derp"),
+            (b":scheme", b"https"),
+            (b":authority", b"localhost"),
+            (b":path", b"/derp"),
+        ]
+    )
+    assert answer.status == 200
+    await client.until(lambda: len(answer.data) == 45)
+    server_key = PublicKey(bytes(answer.data[13:]))
+    box = Box(alice, server_key).encrypt(b'{"version":2}')
+    greeting = encode_frame(FrameType.CLIENT_INFO, derp.public("alice") + bytes(box))
+    client.session.send_data(stream_id, greeting, end_stream=False)
+    await client.until(lambda: len(answer.data) > 45)
+    client.session.send_data(stream_id, encode_frame(FrameType.PING, b"12345678"), end_stream=False)
+    pong = encode_frame(FrameType.PONG, b"12345678")
+    await client.until(lambda: answer.data.endswith(pong))
+    assert [number for number, _ in split_frames(bytes(answer.data))] == [
+        FrameType.SERVER_KEY,
+        FrameType.SERVER_INFO,
+        FrameType.PONG,
+    ]
 
 
 def test_without_derp_there_is_no_route(tmp_path: Path) -> None:

@@ -30,6 +30,13 @@ def test_without_a_file_the_key_survives_a_reload() -> None:
     assert load_derp_keys(section) == load_derp_keys(section)
 
 
+def test_a_key_file_that_changes_counts_at_the_next_start_only(tmp_path: Path) -> None:
+    section = DerpSection(enabled=True, key_file=written(tmp_path, KEY))
+    before = load_derp_keys(section)
+    written(tmp_path, "ee" * 32)
+    assert load_derp_keys(section) == before
+
+
 @pytest.mark.parametrize("text", [KEY + "\n", json.dumps({"PrivateKey": "privkey:" + KEY})])
 def test_a_key_is_read_as_digits_or_as_derper_keeps_it(tmp_path: Path, text: str) -> None:
     keys = load_derp_keys(DerpSection(enabled=True, key_file=written(tmp_path, text)))

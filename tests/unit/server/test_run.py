@@ -35,7 +35,7 @@ def test_otherwise_there_is_one_per_core_that_we_may_use(
         assert worker_count(config(tmp_path)) == workers
 
 
-@pytest.mark.parametrize("section", ["ghostwire", "connect_ip"])
+@pytest.mark.parametrize("section", ["ghostwire", "connect_ip", "derp"])
 def test_what_lives_in_one_process_has_one_worker(tmp_path: Path, section: str) -> None:
     both_off = config(tmp_path, workers=4)
     assert worker_count(both_off) == 4

@@ -13,6 +13,7 @@ from masque_relay.contract.request import (
     MalformedCredential,
     MessageIntegrity,
     Method,
+    NodeKey,
     RelayRequest,
     Transport,
 )
@@ -33,6 +34,7 @@ CREDENTIALS: tuple[Credential, ...] = (
         is_confidential=False,
         is_signed_by=lambda _: True,
     ),
+    NodeKey(key=bytes(32)),
     MalformedCredential(scheme="bearer"),
 )
 
@@ -77,17 +79,21 @@ async def test_a_kind_that_nobody_checks_is_invalid(credential: Credential) -> N
     assert await reason(AuthenticatorChain(), credential) is DenyReason.CREDENTIAL_INVALID
 
 
-@pytest.mark.parametrize("credential", CREDENTIALS[:4], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("credential", CREDENTIALS[:-1], ids=lambda value: type(value).__name__)
 async def test_each_kind_goes_to_its_own_authenticator(credential: Credential) -> None:
     chain = AuthenticatorChain(
-        bearer=Accepting(), basic=Accepting(), mtls=Accepting(), stun=Accepting()
+        bearer=Accepting(),
+        basic=Accepting(),
+        mtls=Accepting(),
+        stun=Accepting(),
+        node_keys=Accepting(),
     )
     assert await reason(chain, credential) is None
 
 
 async def test_a_bad_first_credential_is_not_made_good_by_a_second_one() -> None:
     chain = AuthenticatorChain(bearer=Accepting())
-    malformed, bearer = CREDENTIALS[4], CREDENTIALS[0]
+    malformed, bearer = CREDENTIALS[-1], CREDENTIALS[0]
     assert await reason(chain, malformed, bearer) is DenyReason.CREDENTIAL_INVALID
     assert await reason(chain, bearer, malformed) is None
 
@@ -101,6 +107,7 @@ def test_trust_is_asked_of_the_kind_that_gave_it(method: CredentialKind) -> None
         basic=kinds["basic"],
         mtls=kinds["mtls"],
         stun=kinds["stun"],
+        node_keys=kinds["node-key"],
     )
     assert chain.still_trusts(principal)
     assert not AuthenticatorChain().still_trusts(principal)
