@@ -120,7 +120,7 @@ class RelayGate:
         The first admitted address binds the lease to the rule that admits it. Ask about every
         address you may use; asking again is cheap.
         """
-        return self._admit_reach(_own(lease), unwrap(address), port)
+        return self._admit_reach(_own(lease), address, port)
 
     def admit_name(self, lease: Lease) -> Denial | None:
         """Decide by the target's name alone; where it takes the address to decide, deny."""
@@ -374,7 +374,8 @@ class RelayGate:
     def _admit_reach(
         self, own: RelayLease, address: IPAddress | None, port: int | None
     ) -> Denial | None:
-        denial = self._check_reach(own, address, port)
+        known = None if address is None else unwrap(address)
+        denial = self._check_reach(own, known, port)
         if denial is not None:
             self._count(own.request, denial.reason.value)
             record = self._decision_record(own.request, own.principal, own, denial)

@@ -60,7 +60,7 @@ class TestReport:
         return report
 
     def test_the_table_has_median_and_range(self, report: Report) -> None:
-        assert "| 30 (10..50)" in report.table()
+        assert "| 30.0 (10.0..50.0)" in report.table()
         assert "1,234 (1,234..1,234)" in report.table()
 
     def test_ratios_are_of_medians(self, report: Report) -> None:

@@ -25,6 +25,7 @@ from masque_relay.contract.verdict import EndReason
 from tests.support.h3_client import WAIT_S
 from tests.support.managed_relay import ManagedRelay, managed_relay
 from tests.support.relay import udp_echo
+from tests.support.tcp_serving import echo_then_bye, serving_tcp
 
 ONLY_BY_ADDRESS = """
 [[rule]]
@@ -85,21 +86,6 @@ async def client_of(
         yield client
 
 
-@asynccontextmanager
-async def tcp_echo() -> AsyncGenerator[int]:
-    """Echo until the end of the input, then say bye."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-        writer.write(b"bye")
-        writer.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1]
-
-
 async def all_of(tunnel: TcpTunnel) -> bytes:
     received = bytearray()
     async with asyncio.timeout(WAIT_S):
@@ -136,7 +122,7 @@ class TestTwoHops:
         self, near: ManagedRelay, http: HttpChoice
     ) -> None:
         payload = bytes(range(256)) * 8_192
-        async with tcp_echo() as port, client_of(near, http) as client:
+        async with serving_tcp(echo_then_bye) as port, client_of(near, http) as client:
             tunnel = await client.start_tcp(make_target("127.0.0.1", port))
 
             async def send() -> None:
@@ -243,6 +229,8 @@ class TestLoops:
                     assert await tunnel.receive() == b"far away"
                 (said,) = [v for name, v in tunnel.response if name == b"proxy-status"]
                 assert said.count(b"next-hop") == 3
+            assert metric(first, "upstream_connections_opened") >= 1
+            assert metric(first, "upstream_tunnels_opened") == 1
 
     async def test_a_chain_longer_than_the_cap_is_refused(
         self, tmp_path: Path, far: ManagedRelay

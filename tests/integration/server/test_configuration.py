@@ -94,11 +94,9 @@ async def test_a_name_that_no_certificate_has_is_refused_if_asked_for(
     leaf = make_leaf(key, ca, ca_key)  # type: ignore[arg-type] (ours is an EC key)
     (state.directory / "second.pem").write_bytes(certificate_pem(leaf))
     text = state.config_file.read_text().replace(
-        "[gate]\n",
-        "refuse_unknown_names = true\n\n[[tls.more]]\n"
-        'certificate_file = "second.pem"\nkey_file = "second.key"\n\n[gate]\n',
-        1,
+        "[tls]\n", "[tls]\nrefuse_unknown_names = true\n", 1
     )
+    text += '\n[[tls.more]]\ncertificate_file = "second.pem"\nkey_file = "second.key"\n'
     state.config_file.write_text(text)
     with managed_relay(tmp_path) as relay:
         await connect(relay)
