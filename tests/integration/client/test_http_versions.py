@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,10 +24,11 @@ from masque_relay.client import (
 )
 from masque_relay.client.limits import ClientLimits, TcpWayLimits
 from masque_relay.wire.connect_tcp import DataCapsuleTypes
-from tests.integration.client.commands import TIMESCALE
 from tests.support.client_certificates import Authority
 from tests.support.managed_relay import ManagedRelay, managed_relay
+from tests.support.processes import TIMESCALE
 from tests.support.relay import udp_echo
+from tests.support.tcp_serving import echo_then_bye, serving_tcp
 
 WAIT_S = 20.0 * TIMESCALE
 VERSIONS = [HttpChoice.H3, HttpChoice.H2, HttpChoice.H1]
@@ -44,21 +45,6 @@ async def client_of(
 ) -> AsyncGenerator[RelayClient]:
     async with RelayClient(RelayAddress.parse(relay.url), options(relay, http, **more)) as client:
         yield client
-
-
-@asynccontextmanager
-async def tcp_target() -> AsyncGenerator[int]:
-    """Echo until the end of the input, then say bye."""
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-        writer.write(b"bye")
-        writer.close()
-
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1]
 
 
 @asynccontextmanager
@@ -81,19 +67,24 @@ async def blocked_udp(relay: ManagedRelay) -> AsyncGenerator[str]:
             group.create_task(pipe(reader, there[1]))
             group.create_task(pipe(there[0], writer))
 
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as hole:
-        server = await _serve_beside(hole, serve)
-        async with server:
-            yield f"https://127.0.0.1:{hole.getsockname()[1]}"
+    with _hole() as hole:
+        port: int = hole.getsockname()[1]
+        async with serving_tcp(serve, port=port):
+            yield f"https://127.0.0.1:{port}"
 
 
-async def _serve_beside(
-    hole: socket.socket,
-    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
-) -> asyncio.Server:
-    """Bind a UDP port, and serve on the TCP port of the same number."""
-    hole.bind(("127.0.0.1", 0))
-    return await asyncio.start_server(serve, "127.0.0.1", hole.getsockname()[1])
+def _hole() -> socket.socket:
+    """Return a UDP socket that nobody reads, at a port that TCP has free too."""
+    while True:
+        hole = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        hole.bind(("127.0.0.1", 0))
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind(hole.getsockname())
+            except OSError:
+                hole.close()
+            else:
+                return hole
 
 
 @pytest.mark.parametrize("http", VERSIONS)
@@ -120,7 +111,10 @@ async def test_tcp_arrives_whole_on_every_version(
 ) -> None:
     payload = bytes(range(256)) * 4_096
     capsules = DataCapsuleTypes() if templated else None
-    async with tcp_target() as port, client_of(relay, http, connect_tcp=capsules) as client:
+    async with (
+        serving_tcp(echo_then_bye) as port,
+        client_of(relay, http, connect_tcp=capsules) as client,
+    ):
         tunnel = await client.start_tcp(make_target("127.0.0.1", port))
         assert tunnel.next_hop == f"127.0.0.1:{port}"
 
@@ -252,10 +246,8 @@ class TestTrust:
     async def test_a_server_without_tls_is_no_relay(self, http: HttpChoice) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            writer.close()
 
-        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-            port = server.sockets[0].getsockname()[1]
+        async with serving_tcp(serve) as port:
             client = RelayClient(
                 RelayAddress.parse(f"https://127.0.0.1:{port}"), RelayOptions(http=http)
             )
