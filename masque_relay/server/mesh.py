@@ -97,6 +97,7 @@ class Mesh:
         self._ports = SessionPorts(
             switchboard=switchboard,
             may_reach=self._may_reach,
+            generation=lambda: gate.generation,
             authenticate=self._authenticate,
             open_host=self._open_host,
             session_over=self._session_over,

@@ -4,12 +4,7 @@ from collections.abc import Sequence
 from enum import Enum, auto
 
 from masque_relay.contract.address import Endpoint
-from masque_relay.contract.ghostwire import (
-    Arrival,
-    Call,
-    ChannelEnd,
-    Member,
-)
+from masque_relay.contract.ghostwire import Arrival, Call, ChannelEnd, Member
 from masque_relay.contract.lease import Lease
 from masque_relay.contract.tunnel import Carrier
 from masque_relay.contract.verdict import EndReason
@@ -171,8 +166,10 @@ class GhostwireSession:
             return
         now_s = self._ports.monotonic_s()
         self._keepalive.tick(now_s)
+        self._presence.tick()
         for channel in self._channels:
             channel.send_held()
+        self._channels.recheck(self._ports.generation(), self._reachable)
         if self._state in {_State.NEW, _State.DECIDING}:
             if now_s >= self._deadline_s:
                 self._counters.handshakes_refused += 1
@@ -223,8 +220,7 @@ class GhostwireSession:
         """The gate lets this key in."""
         if self._state is not _State.DECIDING:
             return
-        self._lease = lease
-        self.peer_id = auth.peer_id
+        self._lease, self.peer_id = lease, auth.peer_id
         self._state = _State.OPEN
         self._counters.sessions_opened += 1
         self._counters.sessions_open += 1
@@ -269,7 +265,9 @@ class GhostwireSession:
 
     def call(self, caller: ChannelEnd, call: Call) -> ChannelEnd | int:
         """Ring the peer: it hears OPEN and answers OPENED or CLOSE."""
-        if self._state is not _State.OPEN or len(self._channels) >= self._limits.max_channels:
+        is_full = len(self._channels) >= self._limits.max_channels
+        # Half: whoever rings and rings must not be able to choke the peer's session.
+        if self._state is not _State.OPEN or is_full or self._is_choked(share=2):
             return ErrorCode.PEER_UNAVAILABLE
         channel = RelayChannel(
             self,
@@ -430,13 +428,9 @@ class GhostwireSession:
 
     def _call(self, channel: RelayChannel, frame: Open) -> None:
         """Ring another member. "Not here" and "not allowed" take the same way to one answer."""
-        member = self._ports.switchboard.find(frame.peer_id)
+        member = self._reachable(frame.peer_id, frame.kind)
         answer: ChannelEnd | int = ErrorCode.PEER_UNAVAILABLE
-        if (
-            member is not None
-            and member is not self
-            and self._ports.may_reach(self.lease, member, frame.kind)
-        ):
+        if member is not None:
             call = Call(
                 caller_id=self.peer_id,
                 kind=frame.kind,
@@ -451,6 +445,13 @@ class GhostwireSession:
         else:
             self._counters.channels_opened += 1
             channel.far = answer
+
+    def _reachable(self, peer_id: bytes, kind: ChannelKind) -> Member | None:
+        """Return another member, if it is here and policy lets our peer reach it."""
+        member = self._ports.switchboard.find(peer_id)
+        if member is None or member is self:
+            return None
+        return member if self._ports.may_reach(self.lease, member, kind) else None
 
     def _on_channel_frame(self, frame: Opened | Close | Data | End | Credit) -> None:
         channel = self._channels.expect(frame.channel)
@@ -487,9 +488,9 @@ class GhostwireSession:
         if admitted and far is not None:
             far.deliver(admitted)
 
-    def _is_choked(self) -> bool:
+    def _is_choked(self, *, share: int = 1) -> bool:
         carrier = self._carrier
-        return carrier is not None and carrier.unsent_bytes > self._limits.max_unsent_bytes
+        return carrier is not None and carrier.unsent_bytes * share > self._limits.max_unsent_bytes
 
     def _finish(self, reason: EndReason) -> None:
         """End without another ERROR."""

@@ -1,7 +1,7 @@
 """Owns the channels of a session at the relay: one end each, and the table of all."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from masque_relay.contract.counters import MeshCounters
@@ -9,7 +9,15 @@ from masque_relay.contract.ghostwire import ChannelEnd
 from masque_relay.contract.lease import Meter
 from masque_relay.tunnels.session import admit_batch
 from masque_relay.wire.errors import WireError
-from masque_relay.wire.ghostwire import ChannelKind, Close, Credit, End, Frame, Opened
+from masque_relay.wire.ghostwire import (
+    ChannelKind,
+    Close,
+    Credit,
+    End,
+    ErrorCode,
+    Frame,
+    Opened,
+)
 from masque_relay.wire.varint import encode_varint
 
 _SECTION = "ghostwire: Channels"
@@ -262,10 +270,11 @@ class ChannelTable:
         stream_count: how many of them carry bytes.
     """
 
-    __slots__ = ("_channels", "_next_even", "_next_odd", "stream_count")
+    __slots__ = ("_channels", "_generation", "_next_even", "_next_odd", "stream_count")
 
     def __init__(self) -> None:
         self._channels: dict[int, RelayChannel] = {}
+        self._generation = 0
         self._next_even = 0
         self._next_odd = 1
         self.stream_count = 0
@@ -306,6 +315,26 @@ class ChannelTable:
     def get(self, channel_id: int) -> RelayChannel | None:
         """Return an open channel."""
         return self._channels.get(channel_id)
+
+    def recheck(
+        self, generation: int, reachable: Callable[[bytes, ChannelKind], object | None]
+    ) -> None:
+        """Close the channels to peers that our peer called and may not reach any more.
+
+        Args:
+            generation: of the policy; nothing is asked while it stays the same.
+            reachable: None for a peer that may not be reached by that kind of channel.
+        """
+        if generation == self._generation:
+            return
+        self._generation = generation
+        for channel in self:
+            is_our_call = channel.channel_id % 2 == 0 and channel.kind.is_to_peer
+            if is_our_call and reachable(channel.sender_id, channel.kind) is None:
+                far = channel.far
+                channel.closed(ErrorCode.PEER_UNAVAILABLE, "")
+                if far is not None:
+                    far.closed(ErrorCode.PEER_UNAVAILABLE, "")
 
     def far_of(self, channel_id: int) -> ChannelEnd | None:
         """Return the other end of an open channel."""

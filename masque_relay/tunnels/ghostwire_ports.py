@@ -37,6 +37,8 @@ class SessionPorts:
     switchboard: Switchboard
     may_reach: Callable[[Lease, Member, ChannelKind], bool]
     """Whether policy lets a lease reach a member by this kind of channel."""
+    generation: Callable[[], int]
+    """Changes when what ``may_reach`` answered may not hold any more."""
     authenticate: Callable[["GhostwireSession", Auth], None]
     """Show a proved key, and the token if there is one, to the gate; ``admitted`` or ``refused``
     follows."""

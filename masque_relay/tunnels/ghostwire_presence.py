@@ -8,6 +8,15 @@ from masque_relay.wire.errors import WireError
 from masque_relay.wire.ghostwire import Candidates, Frame, PeerCandidates, Presence, Watch
 from masque_relay.wire.ghostwire_proof import CandidateRecord, signed_record
 
+WATCHES_PER_TICK = 4
+"""Whole lists that a peer may send per second. Policy is asked about each peer on them that is
+here, some 20 us each: more would let one peer keep the relay busy."""
+RECORDS_PER_TICK = 16
+"""Of candidates, per second; each costs a check of its signature and a frame to every watcher.
+What comes beyond is ignored: addresses do not change so often."""
+
+_SECTION = "ghostwire: Presence"
+
 
 class PresenceDesk:
     """The presence side of one session.
@@ -22,9 +31,11 @@ class PresenceDesk:
         "_max_watched",
         "_may_be_reached_by",
         "_may_reach",
+        "_record_count",
         "_send",
         "_sequence",
         "_verify",
+        "_watched_count",
         "signed_candidates",
     )
 
@@ -43,16 +54,25 @@ class PresenceDesk:
         self._verify = verify
         self._max_watched = max_watched
         self._sequence = -1
+        self._watched_count = self._record_count = 0
+        """Within this tick."""
         self.signed_candidates: tuple[bytes, bytes] | None = None
+
+    def tick(self) -> None:
+        """Begin to count anew; to be called about once per second."""
+        self._watched_count = self._record_count = 0
 
     def watch(self, frame: Watch, watcher: Member, switchboard: Switchboard) -> None:
         """Take the list of those whom the peer wants to hear of.
 
         Raises:
-            WireError: the list is longer than the relay allows.
+            WireError: the list is longer than the relay allows, or lists come too fast.
         """
         if len(frame.peer_ids) > self._max_watched:
-            raise WireError(f"WATCH of {len(frame.peer_ids)} peers", section="ghostwire: Presence")
+            raise WireError(f"WATCH of {len(frame.peer_ids)} peers", section=_SECTION)
+        self._watched_count += len(frame.peer_ids)
+        if self._watched_count > WATCHES_PER_TICK * self._max_watched:
+            raise WireError("WATCH again and again", section=_SECTION)
         switchboard.watch(watcher, frame.peer_ids)
 
     def publish(self, frame: Candidates, peer_id: bytes) -> bool:
@@ -61,6 +81,9 @@ class PresenceDesk:
         Raises:
             WireError: the record is another's, or its signature is.
         """
+        self._record_count += 1
+        if self._record_count > RECORDS_PER_TICK:
+            return False
         record = CandidateRecord.decode(frame.record)
         message = signed_record(frame.record)
         if record.peer_id != peer_id or not self._verify(peer_id, frame.signature, message):

@@ -230,6 +230,7 @@ class World:
 
     def __init__(self, **limits: Any) -> None:
         self.now_s = 100.0
+        self.generation = 0
         self.random = Randomness()
         self.board = RelaySwitchboard()
         self.counters = MeshCounters()
@@ -244,6 +245,7 @@ class World:
             may_reach=lambda lease, member, _: (
                 (lease.subject, member.peer_id) not in self.forbidden
             ),
+            generation=lambda: self.generation,
             authenticate=self._authenticate,
             open_host=lambda session, channel, frame: self.hosts.append((session, channel, frame)),
             session_over=self.over.append,

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from masque_relay.contract.verdict import EndReason
+from masque_relay.tunnels.ghostwire_presence import RECORDS_PER_TICK, WATCHES_PER_TICK
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.ghostwire import (
     Auth,
@@ -452,6 +453,77 @@ class TestChannels:
 
         assert call.closed == (ErrorCode.TARGET, "dns_error")
         assert len(session._channels) == 0
+
+
+class TestNeighbours:
+    """What one peer does must not end, fill or outlive the sessions of others."""
+
+    def test_reload_that_forbids_a_call_ends_the_channel_that_it_allowed(self) -> None:
+        world = World()
+        alice, bob, carol = (world.peer(name) for name in ("alice", "bob", "carol"))
+        kept, forbidden = alice.call(bob, STREAM), alice.call(carol, STREAM)
+        world.settle()
+        world.forbidden.add(("alice", carol.peer_id))
+        world.forbidden.add(("bob", alice.peer_id))  # bob was called and calls nobody
+        world.generation += 1
+        for peer in (alice, bob, carol):
+            peer.at_relay.on_tick()
+        world.settle()
+
+        assert forbidden.closed == (ErrorCode.PEER_UNAVAILABLE, "")
+        assert carol.calls[0].closed == (ErrorCode.PEER_UNAVAILABLE, "")
+        assert kept.closed is None
+
+    def test_peer_that_rings_without_end_does_not_choke_the_session_of_another(self) -> None:
+        world = World(max_unsent_bytes=2_000)
+        alice, bob = world.peer("alice"), world.peer("bob")
+        bob.relay_carrier.is_stalled = True
+        for _ in range(100):
+            call = alice.call(bob, DATAGRAMS)
+            assert call.channel is not None
+            call.channel.close()
+            world.settle()
+        bob.at_relay.on_tick()
+
+        assert bob.relay_carrier.unsent_bytes < 2_000
+        assert bob.at_relay.end_reason is None
+
+    def test_records_beyond_what_is_sensible_are_neither_checked_nor_passed_on(self) -> None:
+        world = World()
+        alice, bob = world.peer("alice"), world.peer("bob")
+        bob.session.watch([alice.peer_id])
+        world.settle()
+        for sequence in range(RECORDS_PER_TICK + 5):
+            alice.session.publish(
+                CandidateRecord(
+                    peer_id=alice.peer_id,
+                    sequence=sequence,
+                    expires_s=int(NOW_S) + 60,
+                    candidates=(),
+                )
+            )
+        world.settle()
+        assert len(bob.records) == RECORDS_PER_TICK
+        alice.at_relay.on_tick()
+        alice.session.publish(
+            CandidateRecord(
+                peer_id=alice.peer_id, sequence=99, expires_s=int(NOW_S) + 60, candidates=()
+            )
+        )
+        world.settle()
+        assert bob.records[-1].sequence == 99
+
+    def test_lists_that_come_without_end_end_the_session(self) -> None:
+        world = World(max_watched=2)
+        alice = world.peer("alice")
+        for _ in range(WATCHES_PER_TICK):
+            alice.session.watch([bytes(32), bytes(range(32))])
+        world.settle()
+        assert not world.wire_errors
+        alice.session.watch([bytes(32)])
+        world.settle()
+
+        assert [error.detail for error in world.wire_errors] == ["WATCH again and again"]
 
 
 class TestPresence:
