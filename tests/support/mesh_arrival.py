@@ -10,6 +10,8 @@ from typing import Any
 from masque_relay.client import Bearer, RelayAddress, RelayOptions
 from masque_relay.client.errors import TunnelRefused
 from masque_relay.client.mesh.identity import PeerIdentity
+from masque_relay.client.mesh.node import MeshNode
+from masque_relay.client.mesh.uplink import UplinkSettings
 from masque_relay.client.mesh.way import OpenWay, WayKind
 from masque_relay.client.mesh.ways import ways_to
 from masque_relay.config.dev_state import DEV_AUDIENCE, DEV_ISSUER
@@ -155,6 +157,28 @@ async def arriving(
             await arrival.way.close()
         if running is not None:
             await asyncio.wait([running], timeout=WAIT_S)
+
+
+@asynccontextmanager
+async def mesh_node(
+    relay: ManagedRelay,
+    kind: WayKind,
+    *,
+    direct: bool = False,
+    identity: PeerIdentity | None = None,
+) -> AsyncGenerator[MeshNode]:
+    """Run a node while the block runs, which begins when its session is up."""
+    identity = identity or PeerIdentity.generate()
+    address = RelayAddress.parse(relay.url)
+    token = token_of(relay, identity=identity)
+    options = RelayOptions(ca_file=relay.ca_file, credential=Bearer(token=token))
+    settings = UplinkSettings(
+        ways=ways_to(address, options, kinds=[kind]), token=token, relay_name=address.host
+    )
+    async with MeshNode(identity, settings, direct=direct) as node:
+        async with asyncio.timeout(WAIT_S):
+            await node.wait_up()
+        yield node
 
 
 async def eventually(condition: Any) -> None:
