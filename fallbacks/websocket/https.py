@@ -202,10 +202,19 @@ class _Conversation:
             self._heard_s = asyncio.get_running_loop().time()
 
     async def until_over(self) -> None:
-        """Return when the client has closed, is gone, or has been given the last frame."""
+        """Return when the client has closed, is gone, or has been given the last frame.
+
+        Once the session has ended, a request that is still open keeps it no longer: the lease of
+        a peer that was kicked is given back though it never finishes one.
+        """
         loop = asyncio.get_running_loop()
+        ended_s: float | None = None
         while not (self._is_over or self.outbox.is_aborted or self._is_delivered):
+            if ended_s is None and self.outbox.end_reason is not None:
+                ended_s = loop.time()
             idle_s = 0.0 if self._requests else loop.time() - self._heard_s
+            if ended_s is not None:
+                idle_s = loop.time() - ended_s
             if idle_s >= self._limits.idle_timeout_s:
                 return
             await self._change(self._limits.idle_timeout_s - idle_s)
