@@ -159,7 +159,8 @@ class DerpServer:
     def _is_mesh_key(self, key: str) -> bool:
         if self._mesh_key is None:
             return False
-        return hmac.compare_digest(self._mesh_key.encode(), key.lower().encode())
+        # JSON may hold half of a surrogate pair, which is no text.
+        return hmac.compare_digest(self._mesh_key.encode(), key.lower().encode(errors="replace"))
 
     def _authenticate(self, session: DerpSession, key: bytes) -> None:
         task = self._tasks.create_task(self._admit(session, key))
