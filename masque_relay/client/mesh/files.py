@@ -48,8 +48,9 @@ async def receive_file(directory: Path, sender: bytes, stream: PeerStream) -> Re
     path = _free_path(directory / name)
     beside = path.with_name(path.name + ".part")
     digest = hashlib.sha256()
+    output = beside.open("xb")  # raises, and removes nothing, where another transfer has it
     try:
-        with beside.open("xb") as output:
+        with output:
             left_bytes = size_bytes
             while left_bytes:
                 data = await reader.take_some(min(left_bytes, READ_BYTES))

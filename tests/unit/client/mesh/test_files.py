@@ -1,6 +1,7 @@
 """Files between peers: whole and checked, or not at all."""
 
 import asyncio
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,20 @@ async def test_sender_that_stops_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(PeerRefused, match="stopped"):
         await receive_file(tmp_path, b"peer", there)
     assert names_in(tmp_path) == []
+
+
+async def test_second_sender_of_the_same_name_does_not_disturb_the_first(tmp_path: Path) -> None:
+    head = b"\x00\x01f" + (4).to_bytes(8, "big")
+    first, first_there = wires()
+    await first.write(head + b"ab")
+    receiving = asyncio.ensure_future(receive_file(tmp_path, b"first", first_there))
+    while names_in(tmp_path) != ["f.part"]:
+        await asyncio.sleep(0)
+    second, second_there = wires()
+    await second.write(head)
+    with pytest.raises(FileExistsError):
+        await receive_file(tmp_path, b"second", second_there)
+
+    await first.write(b"cd" + sha256(b"abcd").digest())
+    assert (await receiving).path.read_bytes() == b"abcd"
+    assert names_in(tmp_path) == ["f"]
