@@ -8,9 +8,10 @@ from masque_relay.wire.errors import WireError
 from masque_relay.wire.ghostwire import Candidates, Frame, PeerCandidates, Presence, Watch
 from masque_relay.wire.ghostwire_proof import CandidateRecord, signed_record
 
-WATCHES_PER_TICK = 4
-"""Whole lists that a peer may send per second. Policy is asked about each peer on them that is
-here, some 20 us each: more would let one peer keep the relay busy."""
+WATCHES_PER_TICK = 40
+"""Whole lists that a peer may send per second, or as many ids on more of them: policy is asked
+about each peer that is here. A client that says its list anew with each of 256 links, all opened
+within a second, names 32,896; without a bound one peer could keep the relay busy."""
 RECORDS_PER_TICK = 16
 """Of candidates, per second; each costs a check of its signature and a frame to every watcher.
 What comes beyond is ignored: addresses do not change so often."""

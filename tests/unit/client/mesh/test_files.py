@@ -106,8 +106,9 @@ async def test_second_sender_of_the_same_name_does_not_disturb_the_first(tmp_pat
     first, first_there = wires()
     await first.write(head + b"ab")
     receiving = asyncio.ensure_future(receive_file(tmp_path, b"first", first_there))
-    while names_in(tmp_path) != ["f.part"]:
+    for _ in range(10):
         await asyncio.sleep(0)
+    assert names_in(tmp_path) == ["f.part"]
     second, second_there = wires()
     await second.write(head)
     with pytest.raises(FileExistsError):
