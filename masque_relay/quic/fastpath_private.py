@@ -16,6 +16,7 @@ from aioquic.quic.connection import QuicConnection
 from aioquic.quic.crypto import CryptoContext
 from aioquic.quic.rangeset import RangeSet
 from aioquic.quic.recovery import QuicPacketNumberWindow, QuicPacketPacer, QuicPacketRecovery
+from aioquic.quic.stream import QuicStreamSender
 
 MaskMaker = Callable[[bytes], bytes]
 """AES-ECB over whole blocks: header protection masks out of samples (RFC 9001 section 5.4.3)."""
@@ -82,6 +83,9 @@ _RANGES: Final = "_RangeSet__ranges"
 RANGES_ATTRIBUTES: Final = (_RANGES,)
 """Of a RangeSet: read and changed."""
 
+SENDER_ATTRIBUTES: Final = ("_buffer", "_buffer_start", "_pending", "highest_offset")
+"""Of a QuicStreamSender: read or set."""
+
 AEAD_ATTRIBUTES: Final = ("_aead", "_iv")
 """Of what protects packets: read."""
 
@@ -100,6 +104,7 @@ def missing_names(connection: QuicConnection) -> list[str]:
         (getattr(recovery, "_pacer", None), PACER_ATTRIBUTES),
         (QuicPacketNumberWindow(), WINDOW_ATTRIBUTES),
         (RangeSet(), RANGES_ATTRIBUTES),
+        (QuicStreamSender(stream_id=0, writable=True), SENDER_ATTRIBUTES),
         (context.aead, AEAD_ATTRIBUTES),
         (context.hp, HEADER_PROTECTION_ATTRIBUTES),
     )
@@ -156,6 +161,20 @@ def extend_last_range(ranges: RangeSet, first: int, last: int) -> bool:
         return False
     inner[-1] = range(inner[-1].start, last + 1)
     return True
+
+
+def cut_new_bytes(sender: QuicStreamSender, start: int, stop: int) -> bytes:
+    """Take bytes that were never sent from what is to be sent; nothing where they do not begin it, or end it.
+
+    With the end FIN may have to go.
+    """
+    ranges: list[range] = getattr(sender._pending, _RANGES)
+    if not ranges or ranges[0].start != start or ranges[0].stop <= stop:
+        return b""
+    ranges[0] = range(stop, ranges[0].stop)
+    sender.highest_offset = stop
+    first = sender._buffer_start
+    return bytes(sender._buffer[start - first : stop - first])
 
 
 def pacer(recovery: QuicPacketRecovery) -> QuicPacketPacer:

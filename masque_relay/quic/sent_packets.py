@@ -46,5 +46,7 @@ class StreamsSent(DatagramsSent):
         sent_time: float,
         delivery_handlers: Sequence[Delivery],
     ) -> None:
-        super().__init__(packet_number, sent_bytes, sent_time)
+        self.packet_number = packet_number
+        self.sent_bytes = sent_bytes
+        self.sent_time = sent_time
         self.delivery_handlers = delivery_handlers

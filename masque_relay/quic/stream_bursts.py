@@ -30,6 +30,10 @@ if TYPE_CHECKING:
 _STREAM_WITH_LENGTH = QuicFrameType.STREAM_BASE | 2
 _OFFSET_BIT = 4
 _FIN_BIT = 1
+_TWO_BYTE_VARINT = 0x4000
+_TWO_BYTE_VARINT_END = 1 << 14
+_FOUR_BYTE_VARINT = 0x8000_0000
+_FOUR_BYTE_VARINT_END = 1 << 30
 _MIN_FRAME_BYTES = 4
 """Type, a stream ID of one byte, no offset, a length of two."""
 
@@ -101,7 +105,7 @@ class StreamBurstConnection(FastSendConnection):
                 busy.append(stream)
         return busy
 
-    def _plan_stream_packets(
+    def _plan_stream_packets(  # noqa: PLR0915 - the hot loop: a call costs as much as a line
         self, busy: "list[QuicStream]", ack: bytes, now: float
     ) -> tuple[list[bytes], list[list[Delivery]]]:
         """Return what the packets hold, and who is to hear of it; streams take turns by packets."""
@@ -125,8 +129,20 @@ class StreamBurstConnection(FastSendConnection):
                 self._pacing_at = now + packet_time
                 break
             is_paced = True
-            pieces: list[bytes] = [ack] if ack else []
             room_bytes = min(packet_bytes, flight_bytes - overhead_bytes) - len(ack)
+            if not ack and waiting and (cut := self._cut_packet(room_bytes, waiting[0])):
+                plain, handler = cut
+                plains.append(plain)
+                deliveries.append([handler])
+                flight_bytes -= overhead_bytes + room_bytes
+                if packet_time is not None:
+                    bucket -= packet_time
+                stream = waiting.pop(0)
+                waiting.append(stream)
+                served.pop(stream, None)
+                served[stream] = None
+                continue
+            pieces: list[bytes] = [ack] if ack else []
             handlers = self._fill_packet(pieces, room_bytes, waiting, served)
             if not pieces:
                 break
@@ -140,12 +156,43 @@ class StreamBurstConnection(FastSendConnection):
                 bucket -= packet_time
         pacer.bucket_time = bucket
         if busy:
-            # As BusyStreamsConnection leaves it: whoever was silent is first once it speaks.
-            order = dict.fromkeys(busy)
-            silent = [stream for stream in self._streams_queue if stream not in order]
-            unserved = [stream for stream in busy if stream not in served]
-            self._streams_queue = silent + unserved + list(served)
+            self._requeue(busy, served)
         return plains, deliveries
+
+    def _requeue(self, busy: "list[QuicStream]", served: "dict[QuicStream, None]") -> None:
+        """Leave the streams in the order of BusyStreamsConnection: the silent, the served last."""
+        were_busy = set(busy)
+        silent = [stream for stream in self._streams_queue if stream not in were_busy]
+        unserved = [stream for stream in busy if stream not in served]
+        self._streams_queue = silent + unserved + list(served)
+
+    def _cut_packet(self, room_bytes: int, stream: "QuicStream") -> tuple[bytes, Delivery] | None:
+        """Return a packet full of new bytes of one stream, as nearly all of a bulk transfer are.
+
+        None: less than that waits, or flow control allows less, or some of it was sent before.
+        """
+        sender = stream.sender
+        start = sender.highest_offset
+        if not _TWO_BYTE_VARINT_END <= start < _FOUR_BYTE_VARINT_END:
+            return None
+        head = encode_uint_var(stream.stream_id or 0)
+        size = room_bytes - 7 - len(head)
+        stop = start + size
+        credit_bytes = self._remote_max_data - self._remote_max_data_used
+        if size <= 0 or size > credit_bytes or stop > stream.max_stream_data_remote:
+            return None
+        data = fastpath_private.cut_new_bytes(sender, start, stop)
+        if not data:
+            return None
+        plain = b"%c%b%b%b%b" % (
+            _STREAM_WITH_LENGTH | _OFFSET_BIT,
+            head,
+            (start | _FOUR_BYTE_VARINT).to_bytes(4, "big"),
+            (size | _TWO_BYTE_VARINT).to_bytes(2, "big"),
+            data,
+        )
+        self._remote_max_data_used += size
+        return plain, (sender.on_data_delivery, (start, stop, False))
 
     def _fill_packet(
         self,
@@ -183,7 +230,7 @@ class StreamBurstConnection(FastSendConnection):
             data = frame.data
             size = len(data)
             kind = _STREAM_WITH_LENGTH | (_OFFSET_BIT if offset else 0) | frame.fin
-            pieces.append(b"%c%b%b" % (kind, head, (size | 0x4000).to_bytes(2, "big")))
+            pieces.append(b"%c%b%b" % (kind, head, (size | _TWO_BYTE_VARINT).to_bytes(2, "big")))
             pieces.append(data)
             handlers.append((sender.on_data_delivery, (offset, offset + size, frame.fin)))
             room_bytes = most_bytes - size
