@@ -1,7 +1,7 @@
 """Owns a relay that serves DERP, for tests: its node keys, its mesh key, its policy.
 
-    with derp_relay(directory) as derp:
-        derp.relay is the process, derp.keys["alice"] a private key that is listed
+with derp_relay(directory) as derp:
+    derp.relay is the process, derp.keys["alice"] a private key that is listed
 """
 
 import secrets
@@ -31,10 +31,10 @@ peers = ["alice", "bob", "mesh", "verified", "dev"]
 [[rule]]
 name = "outsiders"
 action = "allow"
-who = ["loner"]
+who = ["carol"]
 methods = ["ghostwire"]
 targets = ["*"]
-peers = ["loner"]
+peers = ["carol"]
 """
 
 
@@ -70,12 +70,12 @@ def derp_relay(
     directory: Path, *, config: str = "", gate: str = "", policy: str = POLICY
 ) -> Generator[DerpRelay]:
     """Run a relay with DERP; ``config`` is appended to ``[derp]``, ``gate`` to its node keys."""
-    keys = {name: PrivateKey.generate() for name in (*NAMES, "loner", "mallory")}
+    keys = {name: PrivateKey.generate() for name in (*NAMES, "carol", "mallory")}
     nodes = directory / "nodes.toml"
     nodes.write_text(
         "".join(
             f'[node.{name}]\nkey = "{format_node_key(bytes(keys[name].public_key))}"\n'
-            for name in (*NAMES, "loner")
+            for name in (*NAMES, "carol")
         )
     )
     mesh_key = directory / "mesh.key"

@@ -56,11 +56,11 @@ async def test_either_calls_the_other_and_is_answered(derp: DerpRelay, kind: Way
 async def test_policy_keeps_a_derp_client_and_a_ghostwire_peer_apart(derp: DerpRelay) -> None:
     peer = MeshPeer()
     async with arriving(derp.relay, WayKind.H3, peer):
-        with await asyncio.to_thread(connect, derp, "loner") as loner:
-            await asyncio.to_thread(loner.enter)
+        with await asyncio.to_thread(connect, derp, "carol") as carol:
+            await asyncio.to_thread(carol.enter)
             await asyncio.to_thread(
-                loner.send, FrameType.SEND_PACKET, peer.identity.peer_id + b"hello"
+                carol.send, FrameType.SEND_PACKET, peer.identity.peer_id + b"hello"
             )
-            gone = await asyncio.to_thread(loner.expect, FrameType.PEER_GONE)
+            gone = await asyncio.to_thread(carol.expect, FrameType.PEER_GONE)
             assert gone == peer.identity.peer_id + b"\x01"
             assert peer.calls == []

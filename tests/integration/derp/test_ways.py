@@ -139,15 +139,15 @@ class TestOperators:
                 assert [(t["subject"], t["method"]) for t in seen] == [("alice", "ghostwire")]
                 admin.kick(str(seen[0]["lease_id"]))
                 assert [number for number, _ in alice.rest()] == [FrameType.HEALTH]
-            with connect(derp, "loner") as loner:
-                loner.enter()
-                assert admin.revoke(subject="loner", token_id=None) == {"ended_tunnels": 1}
-                loner.rest()
-            with connect(derp, "loner") as loner:
-                loner.request()
-                loner.head()
-                loner.greet()
-                assert [number for number, _ in loner.rest()] == [FrameType.HEALTH]
+            with connect(derp, "carol") as carol:
+                carol.enter()
+                assert admin.revoke(subject="carol", token_id=None) == {"ended_tunnels": 1}
+                carol.rest()
+            with connect(derp, "carol") as carol:
+                carol.request()
+                carol.head()
+                carol.greet()
+                assert [number for number, _ in carol.rest()] == [FrameType.HEALTH]
 
     def test_policy_keeps_groups_apart(self, derp: DerpRelay) -> None:
         with connect(derp, "alice") as alice, connect(derp, "bob") as bob:

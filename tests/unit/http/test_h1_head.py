@@ -110,6 +110,22 @@ class TestUpgrade:
 
         assert dict(parsed.headers)[b":protocol"] == b"new-thing"
 
+    def test_derp_is_a_tunnel_and_its_fast_start_expects_no_101(self) -> None:
+        lines = ("GET /derp HTTP/1.1", "Host: a", "Connection: Upgrade", "Upgrade: DERP")
+        plain, fast = parse(*lines), parse(*lines, "Derp-Fast-Start: 1")
+
+        assert dict(plain.headers)[b":protocol"] == b"derp"
+        assert plain.is_tunnel
+        assert not plain.has_switched
+        assert fast.has_switched
+        assert not parse(*lines, "Derp-Fast-Start: 0").has_switched
+
+    def test_no_other_tunnel_has_a_fast_start(self) -> None:
+        parsed = parse("GET / HTTP/1.1", "Host: a", *UPGRADE, "Derp-Fast-Start: 1")
+
+        assert parsed.is_tunnel
+        assert not parsed.has_switched
+
     @pytest.mark.parametrize(
         "lines",
         [

@@ -1,7 +1,9 @@
 """TLS for TCP, in memory: certificates by name, ALPN, client certificates."""
 
 import ssl
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -197,3 +199,14 @@ def test_files_that_do_not_belong_together(site: Site) -> None:
 
     with pytest.raises(ssl.SSLError):
         build_server_context([mixed])
+
+
+def test_a_note_goes_behind_the_chain_and_disturbs_nobody(site: Site, tmp_path: Path) -> None:
+    files, note = site.files("a.example"), site.files("note.example").certificate_file
+    context = build_server_context([replace(files, note_pem=note.read_bytes())])
+    _, client = handshake(context, trusting(site), "a.example")
+    inner: Any = getattr(client, "_sslobj")  # noqa: B009  (public from Python 3.13 on)
+    chain = [ssl.PEM_cert_to_DER_cert(item.public_bytes()) for item in inner.get_unverified_chain()]
+    assert chain == [
+        ssl.PEM_cert_to_DER_cert(path.read_text()) for path in (files.certificate_file, note)
+    ]
