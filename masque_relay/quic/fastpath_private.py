@@ -164,9 +164,9 @@ def extend_last_range(ranges: RangeSet, first: int, last: int) -> bool:
 
 
 def cut_new_bytes(sender: QuicStreamSender, start: int, stop: int) -> bytes:
-    """Take bytes that were never sent from what is to be sent; nothing where they do not begin it, or end it.
+    """Take bytes that were never sent from what is to be sent; nothing where they do not begin it.
 
-    With the end FIN may have to go.
+    Nor where they end it, for then FIN may have to go along.
     """
     ranges: list[range] = getattr(sender._pending, _RANGES)
     if not ranges or ranges[0].start != start or ranges[0].stop <= stop:
