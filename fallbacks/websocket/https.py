@@ -43,6 +43,9 @@ class HttpsLimits:
     """Without a request the client is gone."""
     max_body_bytes: int = 1_048_576
     """Of one uplink request: four times what our client sends."""
+    uploads: int = 8
+    """At once: each may hold a body. Our client has one under way, and those that a network lost
+    without a word; it comes again with what is refused."""
     gap_bytes: int = 1_048_576
     """Behind gaps, where requests overtook one another."""
     replay_bytes: int = 524_288
@@ -127,7 +130,13 @@ class HttpsSessions:
             await _respond(send, _NOT_FOUND if conversation is None else _BAD_REQUEST)
             return
         async with conversation.request():
-            body = await _read_body(receive, self._limits.max_body_bytes)
+            if not conversation.begin_upload():
+                await _respond(send, _CONFLICT, conversation.wanted())
+                return
+            try:
+                body = await _read_body(receive, self._limits.max_body_bytes)
+            finally:
+                conversation.end_upload()
             if body is None:
                 await _respond(send, _TOO_LARGE)
                 return
@@ -175,6 +184,7 @@ class _Conversation:
         self._replay = ReplayBuffer()
         self._changed = asyncio.Event()
         self._requests = 0
+        self._uploads = 0
         self._heard_s = asyncio.get_running_loop().time()
         self._turn = 0
         """Of the downlink request that is served; an older one ends."""
@@ -200,6 +210,17 @@ class _Conversation:
         finally:
             self._requests -= 1
             self._heard_s = asyncio.get_running_loop().time()
+
+    def begin_upload(self) -> bool:
+        """Count a body that is being read; False where too many are."""
+        if self._uploads >= self._limits.uploads:
+            return False
+        self._uploads += 1
+        return True
+
+    def end_upload(self) -> None:
+        """Count it no more."""
+        self._uploads -= 1
 
     async def until_over(self) -> None:
         """Return when the client has closed, is gone, or has been given the last frame.

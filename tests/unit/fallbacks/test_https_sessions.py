@@ -48,6 +48,40 @@ class Admission:
         self.closed = reason
 
 
+async def never() -> Any:
+    await asyncio.Event().wait()
+
+
+async def test_bodies_that_never_end_are_bounded_in_number() -> None:
+    sessions = HttpsSessions(
+        lambda _: Session(),  # type: ignore[arg-type, return-value]
+        start=lambda _: None,
+        limits=HttpsLimits(uploads=2),
+    )
+    answered: asyncio.Queue[Any] = asyncio.Queue()
+    scope: Any = {"state": {"admission": Admission()}, "headers": [], "server": None}
+    async with asyncio.TaskGroup() as tasks:
+        running = [tasks.create_task(sessions.hold(scope, never, answered.put))]
+        headers = upload_headers(await answered.get())
+        await answered.get()
+        for _ in range(2):
+            up = sessions.up({"headers": headers}, never, answered.put)
+            running.append(tasks.create_task(up))
+        await asyncio.sleep(0)
+        await sessions.up({"headers": headers}, never, answered.put)
+        refusal = answered.get_nowait()
+        for task in running:
+            task.cancel()
+
+    assert refusal["status"] == 409
+    assert (b"ghostwire-offset", b"0") in refusal["headers"]
+
+
+def upload_headers(created: Any) -> list[tuple[bytes, bytes]]:
+    (secret,) = [value for name, value in created["headers"] if name == b"ghostwire-session"]
+    return [(b"ghostwire-session", secret), (b"ghostwire-offset", b"0")]
+
+
 async def test_kicked_session_gives_its_lease_back_though_a_request_never_ends() -> None:
     sessions = HttpsSessions(
         lambda _: Session(),  # type: ignore[arg-type, return-value]
@@ -57,15 +91,10 @@ async def test_kicked_session_gives_its_lease_back_though_a_request_never_ends()
     admission = Admission()
     answered: asyncio.Queue[Any] = asyncio.Queue()
 
-    async def never() -> Any:
-        await asyncio.Event().wait()
-
     scope: Any = {"state": {"admission": admission}, "headers": [], "server": None}
     async with asyncio.TaskGroup() as tasks:
         held = tasks.create_task(sessions.hold(scope, never, answered.put))
-        start = await answered.get()
-        (secret,) = [value for name, value in start["headers"] if name == b"ghostwire-session"]
-        headers = [(b"ghostwire-session", secret), (b"ghostwire-offset", b"0")]
+        headers = upload_headers(await answered.get())
         upload = tasks.create_task(sessions.up({"headers": headers}, never, answered.put))
         await asyncio.sleep(0)
         admission.end(EndReason.KICKED)
