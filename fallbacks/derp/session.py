@@ -169,8 +169,8 @@ class DerpSession:
         self._counters.clients_open += 1
         info = encode_server_info(lease.limits)
         self.send(encode_frame(FrameType.SERVER_INFO, self._ports.box.seal(self.peer_id, info)))
+        self._ports.roster.add(self)  # first, so that watchers hear of no loss where we replace one
         self._ports.switchboard.join(self)
-        self._ports.roster.add(self)
         early, self._early = self._early, []
         self._take_batch(early)
 

@@ -313,6 +313,16 @@ class TestMesh:
             (FrameType.PEER_GONE, prober.public + b"\x00"),
         ]
 
+    def test_a_watcher_hears_of_no_loss_when_a_newer_connection_takes_over(self) -> None:
+        world = DerpWorld()
+        old, mesh = world.client("alice"), world.client("mesh", meshKey=MESH_KEY)
+        mesh.feed(encode_frame(FrameType.WATCH_CONNS))
+        mesh.heard()
+        new = DerpClient(world, "alice", old.key).enter()
+        assert [number for number, _ in mesh.heard()] == [FrameType.PEER_PRESENT]
+        new.session.ended(EndReason.CONNECTION_LOST)
+        assert mesh.heard() == [(FrameType.PEER_GONE, new.public + b"\x00")]
+
     def test_a_mesh_server_forwards_to_clients_that_policy_lets_it_reach(self) -> None:
         world = DerpWorld()
         alice, bob = world.client("alice"), world.client("bob")
