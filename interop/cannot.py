@@ -9,9 +9,6 @@ CANNOT: dict[Cell, str] = {
     Cell(peer="connect-ip-go", method="CONNECT-IP", over="2"): _H3_ONLY,
     Cell(peer="connect-ip-go", method="CONNECT-IP", over="1.1"): _H3_ONLY,
     Cell(peer="Chromium", method="CONNECT", over="3"): (
-        "a release build takes HTTPS proxies by TCP only"
-    ),
-    Cell(peer="Chromium through ghostctl proxy", method="CONNECT", over="2"): (
-        "not asked: ghostctl takes the best version"
+        "its release build answers quic:// proxies with ERR_NO_SUPPORTED_PROXIES"
     ),
 }
