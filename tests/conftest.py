@@ -35,6 +35,12 @@ def pytest_configure() -> None:
     os.environ["GHOSTWIRE__QUIC__LIMITS__FAST_PATH"] = mode
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _state_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What programs remember of a user's networks is not the user's who runs the tests."""
+    os.environ["XDG_STATE_HOME"] = str(tmp_path_factory.mktemp("user-state"))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip, saying why, what needs a program that is not on this machine."""
     for mark in item.iter_markers("needs_tool"):

@@ -14,8 +14,10 @@ from masque_relay.cli.relay_options import RelayChoice, relay_options
 from masque_relay.client import Bearer, ClientError
 from masque_relay.client.mesh.direct_peers import PathChange
 from masque_relay.client.mesh.identity import PeerIdentity
+from masque_relay.client.mesh.network import network_now
 from masque_relay.client.mesh.node import MeshNode
 from masque_relay.client.mesh.proxy_choice import chosen_proxy
+from masque_relay.client.mesh.remembered import WayMemory, default_file
 from masque_relay.client.mesh.uplink import UplinkChange, UplinkSettings, UplinkState
 from masque_relay.client.mesh.way import WayKind
 from masque_relay.client.mesh.ways import DEFAULT_ORDER, ways_to
@@ -92,8 +94,10 @@ class PeerChoice:
                 hint="leave --way out, or give --way websocket or --way https",
                 exit_code=ExitCode.USAGE,
             )
+        self._memory = WayMemory(default_file())
         self.settings = UplinkSettings(
             ways=openers,
+            remembered=self._recall(),
             token=token_of(relay),
             relay_name=relay.address.host,
         )
@@ -105,13 +109,26 @@ class PeerChoice:
             async with MeshNode(
                 self.identity,
                 self.settings,
-                on_change=report.changed,
+                on_change=lambda change: self._changed(report, change),
                 on_path=report.path_changed,
+                recall=self._recall,
             ) as node:
                 await node.wait_up()
                 yield node
         except* ClientError as errors:
             raise _first(errors) from None
+
+    def _changed(self, report: NodeReport, change: UplinkChange) -> None:
+        report.changed(change)
+        if change.kind is not None:
+            self._memory.remember(self._network(), change.kind)
+
+    def _recall(self) -> WayKind | None:
+        return self._memory.recall(self._network())
+
+    def _network(self) -> str:
+        """Ways may differ by relay, too."""
+        return f"{self.relay.address} {network_now()}"
 
 
 def peer_options(command: Callable[..., object]) -> Callable[..., object]:

@@ -9,12 +9,10 @@ from ipaddress import ip_address
 from masque_relay.client.clock import SystemClock
 from masque_relay.client.mesh.direct import Address, DirectLink, DirectPaths
 from masque_relay.client.mesh.link import PeerLink
+from masque_relay.client.mesh.network import TOWARDS
 from masque_relay.client.mesh.uplink import MeshUplink
 from masque_relay.wire.ghostwire import Observed
 from masque_relay.wire.ghostwire_proof import CANDIDATE_LIFETIME_S, CandidateRecord
-
-_TOWARDS = ("192.0.2.1", "2001:db8::1")
-"""Documentation addresses: the route to them is the default route, if there is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +106,7 @@ class DirectPeers:
     def _towards(self) -> Sequence[str]:
         way = self._uplink.way
         relay = "" if way is None else way.remote.rpartition(":")[0].strip("[]")
-        return (*((relay,) if relay else ()), *_TOWARDS)
+        return (*((relay,) if relay else ()), *TOWARDS)
 
     def _path_changed(self, direct: DirectLink) -> None:
         found = self._links.get(direct.link_id)

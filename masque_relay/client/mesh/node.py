@@ -13,10 +13,12 @@ from masque_relay.client.mesh.direct_peers import DirectPeers, PathChange
 from masque_relay.client.mesh.identity import PeerIdentity
 from masque_relay.client.mesh.link import LinkTable, PeerLink
 from masque_relay.client.mesh.link_socket import LinkSocket, link_endpoint
+from masque_relay.client.mesh.network import NetworkWatch
 from masque_relay.client.mesh.path_probe import EXPORTER_LABEL, KEY_BYTES
 from masque_relay.client.mesh.peer_connection import ALPN, PeerConnection
 from masque_relay.client.mesh.peer_stream import PeerStream
 from masque_relay.client.mesh.uplink import MeshUplink, UplinkChange, UplinkSettings
+from masque_relay.client.mesh.way import WayKind
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import QuicCounters
 from masque_relay.contract.flow import FlowError
@@ -76,7 +78,19 @@ class MeshNode:
         user: NodeUser | None = None,
         direct: bool = True,
         on_path: Callable[[PathChange], None] = lambda _: None,
+        recall: Callable[[], WayKind | None] = lambda: None,
     ) -> None:
+        """Prepare; nothing is connected yet.
+
+        Args:
+            identity: who we are.
+            settings: of the uplink.
+            on_change: told of the session.
+            user: told of the mesh.
+            direct: look for direct paths.
+            on_path: told of direct paths.
+            recall: what worked in the network that this machine has come into.
+        """
         self.identity = identity
         self._user = user
         self._services: dict[bytes, ServiceHandler] = {}
@@ -91,6 +105,8 @@ class MeshNode:
         self._accepted: dict[PeerConnection, PeerLink] = {}
         """Connections that other peers made, with the links that they came by."""
         self._up = asyncio.Event()
+        self._recall = recall
+        self._network: NetworkWatch | None = None
         self.uplink = MeshUplink(identity, settings, self, on_change=on_change)
         self._direct = DirectPeers(self.uplink, on_change=on_path) if direct else None
         self._server = self._endpoint(self._listener_socket)
@@ -100,6 +116,7 @@ class MeshNode:
         await self._tasks.__aenter__()
         self._server.listen(Endpoint(address=IPv6Address(0), port=0))
         self._running = self._tasks.create_task(self.uplink.run())
+        self._network = NetworkWatch(self._relay_address, self._network_changed)
         return self
 
     async def __aexit__(
@@ -114,6 +131,8 @@ class MeshNode:
         for endpoint, _ in tuple(self._endpoints.values()):
             await endpoint.close()
         await self._server.close()
+        if self._network is not None:
+            self._network.close()
         if self._direct is not None:
             self._direct.close()
         if self._running is not None:
@@ -148,6 +167,13 @@ class MeshNode:
             ClientError: as :meth:`connect`; whether the service exists shows at the first read.
         """
         return (await self.connect(peer_id)).open_stream(service)
+
+    def _relay_address(self) -> str:
+        way = self.uplink.way
+        return "" if way is None else way.remote.rpartition(":")[0].strip("[]")
+
+    def _network_changed(self) -> None:
+        self.uplink.network_changed(self._recall())
 
     # UplinkUser.
 

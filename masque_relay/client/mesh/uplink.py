@@ -165,10 +165,17 @@ class MeshUplink:
         self._attempts: dict[int, _Attempt] = {}
         self._remembered = settings.remembered
         self._look_again = asyncio.Event()
+        self._has_moved = False
         self._tasks = asyncio.TaskGroup()
 
-    def network_changed(self) -> None:
-        """Try the best ways again now: the machine has another address."""
+    def network_changed(self, remembered: WayKind | None = None) -> None:
+        """Try all ways again now: the machine has another address, and sockets may be dead.
+
+        Args:
+            remembered: what worked in the new network the last time.
+        """
+        self._remembered = remembered
+        self._has_moved = True
         self._look_again.set()
 
     async def run(self) -> None:
@@ -195,14 +202,23 @@ class MeshUplink:
                     raise
                 delay_s = self._backoff.failed()
                 self._on_change(UplinkChange(state=UplinkState.AWAY, why=error.message))
-                await asyncio.sleep(max(delay_s, getattr(error, "retry_after_s", None) or 0))
+                await self._pause(max(delay_s, getattr(error, "retry_after_s", None) or 0))
                 continue
             self._use(way, report)
             ended = await self._stay()
             self._on_change(UplinkChange(state=UplinkState.AWAY, why=ended.reason))
             if ended.code in FATAL_CODES:
                 raise MeshRefused(ended.code)
-            await asyncio.sleep(max(ended.retry_after_s, self._backoff.failed()))
+            await self._pause(max(ended.retry_after_s, self._backoff.failed()))
+
+    async def _pause(self, delay_s: float) -> None:
+        """Wait before the next attempt; another network is a reason to wait no longer."""
+        self._look_again.clear()
+        try:
+            async with asyncio.timeout(delay_s):
+                await self._look_again.wait()
+        except TimeoutError:
+            pass
 
     async def _stay(self) -> Restartable:
         """Stay until the session is over; look for a better way from time to time."""
@@ -222,6 +238,9 @@ class MeshUplink:
                 await self._drop()
                 return attempt.error
             self._look_again.clear()
+            if self._has_moved:
+                self._has_moved, probes = False, 0
+                better = self._ordered()
             probes += 1
             await self._try_better(better, way)
 

@@ -113,10 +113,13 @@ class _WebSocketWay:
     async def close(self) -> None:
         """End the connection when what is queued has left, or soon; idempotent."""
         self._outbox.finish()
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(LINGER_S):
                 await self._has_ended.wait()
-        await self._socket.close()
+        except TimeoutError:
+            pass
+        finally:
+            self._socket.transport.abort()  # nobody may be there any more to say goodbye to
 
     async def run(self) -> None:
         """Begin the session and move its bytes until either side ends."""
@@ -126,10 +129,11 @@ class _WebSocketWay:
                 reading = tasks.create_task(self._read())
                 await self._write()
                 reading.cancel()
+            await self._socket.close()
         finally:
+            self._socket.transport.abort()
             self.session.ended(EndReason.CONNECTION_LOST)
             self._has_ended.set()
-            await self._socket.close()
 
     async def _read(self) -> None:
         frames = FrameStream(self.session)
