@@ -14,7 +14,7 @@ INSTALLED    := $(VENV)/.installed-$(subst $(,),-,$(EXTRAS))
 PYTEST       := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint types test-unit fuzz soak bench bench-smoke bench-masque bench-peers bench-peers-smoke bench-turn bench-workers demo demo-mesh docs interop package clean
+.PHONY: help run test setup lint types test-unit fuzz soak bench bench-smoke bench-masque bench-peers bench-peers-smoke bench-turn bench-ghostwire bench-workers demo demo-mesh docs interop package clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -80,6 +80,9 @@ bench-turn: setup ## compare TURN with coturn (BENCH_ARGS=--smoke)
 
 interop: setup ## run the foreign peers and write the matrix anew (INTEROP_ARGS=--check)
 	$(BIN)/python -m interop.runner $(INTEROP_ARGS)
+
+bench-ghostwire: setup ## the mesh peer to peer, by each carrier (BENCH_ARGS=--smoke)
+	$(BIN)/python -m tests.bench.ghostwire --json build/bench-ghostwire.json $(BENCH_ARGS)
 
 demo: setup ## a relay and a client here, with traffic through them
 	$(BIN)/ghostctl demo
