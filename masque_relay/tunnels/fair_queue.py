@@ -58,6 +58,9 @@ class FairQueue:
 
     def push(self, sender: bytes, priority: int, prefix: bytes, payloads: Sequence[bytes]) -> int:
         """Append datagrams of one sender; return how many of anybody's were pushed out."""
+        # Before it is queued: to make room is a search among all senders for each datagram.
+        dropped = max(0, len(payloads) - self._max_count)
+        payloads = payloads[dropped:]
         key = (priority, sender)
         queue = self._senders.get(key)
         if queue is None:
@@ -68,7 +71,6 @@ class FairQueue:
             queue.byte_count += len(payload)
             self._byte_count += len(payload)
         self._count += len(payloads)
-        dropped = 0
         while self._count > self._max_count or self._byte_count > self._max_bytes:
             self._drop_one()
             dropped += 1

@@ -47,6 +47,8 @@ _SECTION = "ghostwire: Frames"
 _PING_BYTES = 8
 _MAX_VERSIONS = 16
 _MAX_PRIORITY = 7
+MAX_BATCH_COUNT = 1_024
+"""A frame of single bytes would be 65,000 datagrams, each of which costs its receiver a packet."""
 
 
 def split_datagram(payload: bytes) -> tuple[int, bytes]:
@@ -102,7 +104,7 @@ def batches_of(
     for payload in payloads:
         if not payload:
             continue
-        fits = run and len(payload) <= len(run[0]) == len(run[-1])
+        fits = 0 < len(run) < MAX_BATCH_COUNT and len(payload) <= len(run[0]) == len(run[-1])
         if run and not (fits and run_bytes + len(payload) <= max_bytes):
             batches.append(Batch(channel=channel, payloads=tuple(run)))
             run, run_bytes = [], 0
@@ -297,6 +299,8 @@ def _decode_batch(reader: OctetReader) -> Batch:
         raise reader.error("an empty batch")
     joined = reader.rest()
     starts = range(0, len(joined), segment_bytes)
+    if len(starts) > MAX_BATCH_COUNT:
+        raise reader.error(f"a batch of {len(starts)} datagrams")
     return Batch(
         channel=channel, payloads=tuple(joined[start : start + segment_bytes] for start in starts)
     )

@@ -94,3 +94,12 @@ def test_nothing_is_lost_but_what_is_counted(
 
     assert sum(len(run) for _, run in drain(queue)) + queue.dropped_count == offered
     assert len(queue) == queue.byte_count == 0
+
+
+def test_flood_in_one_push_is_cut_before_anybody_has_to_make_room() -> None:
+    queue = FairQueue(max_count=4, max_bytes=1_000)
+    queue.push(b"calm", 0, b"\x01", [b"hello"])
+    dropped = queue.push(b"flood", 0, b"\x02", [b"%d" % number for number in range(10)])
+
+    assert dropped == queue.dropped_count == 7
+    assert drain(queue) == [(b"\x01", [b"hello"]), (b"\x02", [b"7", b"8", b"9"])]

@@ -38,6 +38,7 @@ from masque_relay.wire.ghostwire import (
     Welcome,
 )
 from masque_relay.wire.ghostwire_codec import (
+    MAX_BATCH_COUNT,
     batches_of,
     decode_frame,
     encode_frame,
@@ -163,6 +164,15 @@ def test_batches_hold_the_datagrams_in_order(payloads: list[bytes]) -> None:
     for batch in batches:
         assert decode_frame(*frame_value(batch)) == batch
         assert sum(map(len, batch.payloads)) <= 20
+
+
+def test_batch_holds_no_more_datagrams_than_a_receiver_can_take_in_a_turn() -> None:
+    batches = batches_of(6, [b"x"] * (MAX_BATCH_COUNT + 1))
+    assert [len(batch.payloads) for batch in batches] == [MAX_BATCH_COUNT, 1]
+
+    frame_type, value = frame_value(batches[0])
+    with pytest.raises(WireError, match="a batch of 1025 datagrams"):
+        decode_frame(frame_type, value + b"x")
 
 
 def test_reason_is_shortened_at_a_characters_end() -> None:
