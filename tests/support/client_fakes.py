@@ -35,6 +35,7 @@ class FakeRelayTransport(RecordingH3Transport):
     """The client's side of an HTTP/3 connection; the test plays the relay."""
 
     http_version = "3"
+    request_limit = 1_000
 
     async def prepare(self) -> None:
         pass
