@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+import structlog
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from fallbacks.derp.probes import BootstrapDns, challenge, probe
@@ -18,6 +19,8 @@ from masque_relay.contract.ports import Clock, Gate
 from masque_relay.http.routes import TunnelHintRoute, TunnelRoute
 from masque_relay.server.derp_keys import DerpKeys
 from masque_relay.wire.uri_template import UriTemplate
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,8 @@ async def open_derp(
     """Open the DERP server; None where it is off."""
     if keys is None:
         return None
+    if config.gate.node_keys is None:
+        _log.warning("DERP is on, but no node key is accepted", hint="set gate.node_keys")
     server = DerpServer(
         DerpSettings(
             private_key=keys.private_key, mesh_key=keys.mesh_key, limits=config.derp.limits

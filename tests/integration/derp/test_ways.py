@@ -279,6 +279,17 @@ async def test_it_runs_over_http3_too(derp: DerpRelay, open_h3: Connect) -> None
     ]
 
 
+def test_without_node_keys_the_relay_says_that_nobody_can_come_in(tmp_path: Path) -> None:
+    with managed_relay(tmp_path, config="[derp]\nenabled = true\n") as relay:
+        assert relay.records("DERP is on, but no node key is accepted")
+        derp = DerpRelay(relay=relay, keys={"alice": PrivateKey.generate()}, directory=tmp_path)
+        with connect(derp, "alice") as client:
+            client.request()
+            client.head()
+            client.greet()
+            assert [number for number, _ in client.rest()] == [FrameType.HEALTH]
+
+
 def test_without_derp_there_is_no_route(tmp_path: Path) -> None:
     with managed_relay(tmp_path) as relay:
         derp = DerpRelay(relay=relay, keys={"alice": PrivateKey.generate()}, directory=tmp_path)
