@@ -47,6 +47,7 @@ Client = Callable[[NamespaceEnd, RunningRelay, int, Path], AbstractContextManage
 def ghostctl(end: NamespaceEnd, relay: RunningRelay, port: int, directory: Path) -> Generator[None]:
     """Our own client."""
     command = [*end.prefix, sys.executable, "-m", "masque_relay.cli.main", "tunnel", "udp"]
+    command += ["--http", "3"]  # these paths are QUIC's; on a slow one TCP might win
     command += ["--relay", f"https://{relay.host}:{relay.port}", "--ca", str(relay.ca_file)]
     command += ["--token-file", str(relay.token_file)]
     command += [f"127.0.0.1:{LOCAL_PORT}=127.0.0.1:{port}"]
