@@ -12,7 +12,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,7 +27,7 @@ from tests.support.ghostwire_world import Recorder
 from tests.support.managed_relay import ManagedRelay, managed_relay
 from tests.support.mesh_arrival import CARRIERS, Arrival, arriving, eventually
 from tests.support.mesh_lab import Nat, mesh_lab
-from tests.support.mesh_traffic import CHAT_PORT, talking, tcp_echo
+from tests.support.mesh_traffic import CHAT_PORT, Conversation, talking, tcp_echo
 from tests.support.processes import wait_until
 
 PAYLOAD_BYTES = 1_000
@@ -89,6 +89,7 @@ async def call(
     await eventually(lambda: mine.is_open)
     theirs = Counting()
     accepted = other.peer.calls[-1].channel
+    assert accepted is not None
     theirs.channel = accepted
     accepted._handler = theirs
     yield mine, theirs
@@ -158,17 +159,18 @@ async def _round_trips(
     for _ in range(count):
         began_s, goal, back = time.monotonic(), theirs.count + 1, mine.count + 1
         mine.channel.send_datagrams([bytes(100)])
-        await _until(lambda goal=goal: theirs.count >= goal)
+        await _until(theirs, goal)
         theirs.channel.send_datagrams([bytes(100)])
-        await _until(lambda back=back: mine.count >= back)
+        await _until(mine, back)
         samples.append((time.monotonic() - began_s) * 1_000)
     figures.rtt_p50_ms = statistics.median(samples)
     figures.rtt_p99_ms = statistics.quantiles(samples, n=100)[98]
 
 
-async def _until(check: Callable[[], bool]) -> None:
+async def _until(end: Counting, count: int) -> None:
+    """Wait until so many have come, or one was lost."""
     end_s = time.monotonic() + 1
-    while not check() and time.monotonic() < end_s:  # noqa: ASYNC110  (an event costs a turn)
+    while end.count < count and time.monotonic() < end_s:  # noqa: ASYNC110  (an event costs a turn)
         await asyncio.sleep(0)
 
 
@@ -221,7 +223,7 @@ def measure_recovery(figures: Figures, directory: Path) -> None:
             alice = lab.forward(bob.told["peer_id"], ["127.0.0.1:0=chat"])
             address = str(alice.told["forwards"][0]["listen"])
             talk = stack.enter_context(talking(lab.alice.machine, address))
-            wait_until(lambda t=talk: t.line_count >= 10 or None, deadline_s=60, what="lines")
+            _ten_lines(talk)
             talk.longest_wait_s = 0
             if what == "carrier blocked":
                 lab.alice.block_udp()
@@ -230,11 +232,13 @@ def measure_recovery(figures: Figures, directory: Path) -> None:
                 lab.start_relay()
             else:
                 lab.alice.move("198.51.100.77")
-            goal = talk.line_count + 10
-            wait_until(
-                lambda t=talk, g=goal: t.line_count >= g or None, deadline_s=60, what="lines"
-            )
+            _ten_lines(talk)
             figures.recovery_s[what] = talk.longest_wait_s
+
+
+def _ten_lines(talk: Conversation) -> None:
+    goal = talk.line_count + 10
+    wait_until(lambda: talk.line_count >= goal or None, deadline_s=60, what="ten more lines")
 
 
 def table(figures: Figures) -> str:
