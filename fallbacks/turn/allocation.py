@@ -70,6 +70,8 @@ class Allocation:
     """What peers connect to (RFC 6062)."""
     permissions: dict[str, float] = field(default_factory=dict[str, float])
     """When each peer's host expires."""
+    permitted_ports: dict[str, int] = field(default_factory=dict[str, int])
+    """The port that came with each of them: the gate is asked about it again after a reload."""
     channels: dict[bytes, Channel] = field(default_factory=dict[bytes, Channel])
     """By the two bytes that ChannelData begins with."""
     channel_by_peer: dict[Source, Channel] = field(default_factory=dict[Source, Channel])
@@ -92,11 +94,21 @@ class Allocation:
                 return relayed
         return None
 
+    def permit(self, host: str, port: int, expires_s: float) -> None:
+        """Let a peer's host send until a monotonic moment."""
+        self.permissions[host] = expires_s
+        self.permitted_ports[host] = port
+
+    def forbid(self, host: str) -> None:
+        """Take a permission back; idempotent."""
+        self.permissions.pop(host, None)
+        self.permitted_ports.pop(host, None)
+
     def expire_parts(self, now_s: float) -> None:
         """Forget the permissions and channels whose time is up."""
         gone = [host for host, expires_s in self.permissions.items() if expires_s <= now_s]
         for host in gone:
-            del self.permissions[host]
+            self.forbid(host)
         for channel in [one for one in self.channels.values() if one.expires_s <= now_s]:
             del self.channels[channel.prefix]
             self.channel_by_peer.pop(channel.destination, None)

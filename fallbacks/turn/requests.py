@@ -145,8 +145,8 @@ class AllocationRequests:
                 session.fail(path, presented, error)
                 return
         expires_s = session.services.clock.monotonic_s() + self._limits.permission_lifetime_s
-        for host in hosts:
-            allocation.permissions[host] = expires_s
+        for peer in peers:
+            allocation.permit(str(peer.address), peer.port, expires_s)
         path.send(replies.success(message, (), key=allocation.key))
 
     # -- ChannelBind (RFC 8656 section 12) ------------------------------------------------------
@@ -193,7 +193,7 @@ class AllocationRequests:
         allocation.channels[prefix] = channel
         allocation.channel_by_peer[destination] = channel
         # Section 12.2: binding a channel installs or refreshes the permission too.
-        allocation.permissions[source[0]] = now_s + self._limits.permission_lifetime_s
+        allocation.permit(*source, now_s + self._limits.permission_lifetime_s)
 
     def _is_free(self, allocation: Allocation, number: int, source: Source) -> bool:
         """Return whether neither number nor peer is bound to another one (section 12.2)."""
@@ -279,7 +279,11 @@ class AllocationRequests:
             if not data_path.admits(allocation, peer, channel.peer):
                 del allocation.channels[channel.prefix]
                 allocation.channel_by_peer.pop(channel.destination, None)
-                allocation.permissions.pop(channel.peer[0], None)
+                allocation.forbid(channel.peer[0])
+        for host, port in tuple(allocation.permitted_ports.items()):
+            if not data_path.permits(allocation, Endpoint(address=ip_address(host), port=port)):
+                allocation.forbid(host)
+        self._session.tcp.close_forbidden(allocation)
 
 
 def _has_family(allocation: Allocation, family: object) -> bool:

@@ -184,6 +184,17 @@ class TcpRelays:
         for connection in self._by_allocation.pop(allocation, set()):
             connection.close()
 
+    def close_forbidden(self, allocation: Allocation) -> None:
+        """Close the connections with peers that the policy in force refuses."""
+        gate = self._services.gate
+        for connection in tuple(self._by_allocation.get(allocation, ())):
+            peer = connection.peer
+            # Of a peer that connected only the host counts, as its permission does.
+            if str(peer.address) in allocation.permissions:
+                continue
+            if gate.admit_address(allocation.lease, peer.address, peer.port) is not None:
+                connection.close()
+
     def expire(self, now_s: float) -> None:
         """Close the connections that no ConnectionBind came for."""
         for connection in tuple(self._by_id.values()):

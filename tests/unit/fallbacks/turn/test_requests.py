@@ -176,6 +176,18 @@ class TestReload:
         assert set(client.allocation.permissions) == {"8.8.4.4"}
         assert error_name(client.permit(PEER)) == "FORBIDDEN"
 
+    def test_a_peer_that_may_no_longer_be_reached_may_no_longer_send_in(
+        self, rig: TurnRig, client: RigClient
+    ) -> None:
+        client.permit(PEER)
+        client.permit(OTHER_PEER)
+        rig.bench.reload(POLICY.replace('targets = ["*:*"]', 'targets = ["8.8.4.4/32:*"]'))
+        rig.advance(1)
+        assert set(client.allocation.permissions) == {"8.8.4.4"}
+        client.received()
+        rig.relay_sockets[0].arrive(PEER, b"still here")
+        assert client.received() == []
+
     def test_a_policy_without_the_method_ends_the_allocation(
         self, rig: TurnRig, client: RigClient
     ) -> None:

@@ -125,6 +125,15 @@ class TestConnect:
         assert relay.flows[0].is_closed
         assert not rig.session.tcp._by_id
 
+    def test_a_connection_that_a_reload_forbids_is_closed_the_others_stay(
+        self, rig: TurnRig, client: RigClient
+    ) -> None:
+        assert client.request(Method.CONNECT, peers=[PEER]).ok
+        assert client.request(Method.CONNECT, peers=[OTHER_PEER]).ok
+        rig.bench.reload(POLICY.replace('targets = ["*:*"]', 'targets = ["8.8.4.4/32:*"]'))
+        rig.advance(1)
+        assert [flow.is_closed for flow in rig.tcp_relays[0].flows] == [True, False]
+
     def test_without_a_peer_it_is_bad(self, client: RigClient) -> None:
         assert error_name(client.request(Method.CONNECT)) == "BAD_REQUEST"
 
