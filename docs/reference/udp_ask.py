@@ -2,6 +2,7 @@
 
 Usage: udp_ask.py READY_FILE TEXT
 """
+# ruff: noqa: INP001, T201 - a script of its own, which talks to a person
 
 import json
 import socket

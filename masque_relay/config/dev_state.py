@@ -65,7 +65,7 @@ token_file = "admin-token"
 
 [ghostwire]
 enabled = true
-# FOR DEVELOPMENT ONLY: the dev token is bound to no peer's key, so whoever holds it may be any peer.
+# FOR DEVELOPMENT ONLY: the dev token is bound to no peer's key, so its holder may be any peer.
 limits = { require_bound_key = false }
 
 [log]

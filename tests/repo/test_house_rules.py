@@ -16,8 +16,12 @@ NOT_MIRRORED: dict[str, str] = {
     "masque_relay/contract/*": "values and ports: no behaviour to test",
     "masque_relay/quic/application.py": "ports only",
     "masque_relay/*/limits.py": "documented defaults: tests/unit/config checks how they are set",
-    "masque_relay/tunnels/ghostwire_*.py": "two peers and a relay: tests/unit/tunnels/test_ghostwire.py",
-    "masque_relay/config/ghostwire.py": "documented settings: tests/unit/config, tests/integration/mesh",
+    "masque_relay/tunnels/ghostwire_*.py": (
+        "two peers and a relay: tests/unit/tunnels/test_ghostwire.py"
+    ),
+    "masque_relay/config/ghostwire.py": (
+        "documented settings: tests/unit/config, tests/integration/mesh"
+    ),
     "masque_relay/client/mesh/*": "peers at a real relay: tests/integration/mesh",
     "masque_relay/cli/peer*.py": "the commands: tests/integration/mesh/test_peer_command.py",
     "masque_relay/cli/netcheck.py": "the command: tests/integration/mesh/test_netcheck.py",
@@ -28,7 +32,9 @@ NOT_MIRRORED: dict[str, str] = {
     "fallbacks/websocket/*": "tests/integration/mesh/test_nodes.py",
     "masque_relay/http/transport.py": "ports only",
     "masque_relay/http/request_stream.py": "ports only",
-    "masque_relay/http/websocket_settings.py": "documented defaults: tests/unit/http/test_limits.py",
+    "masque_relay/http/websocket_settings.py": (
+        "documented defaults: tests/unit/http/test_limits.py"
+    ),
     "masque_relay/http/tunnel.py": "every kind of tunnel: test_connect_udp.py, test_connect_tcp.py",
     "masque_relay/http/tcp_wire.py": "ports only",
     "masque_relay/http/tcp_limits.py": "documented defaults: tests/unit/http/test_h2_session.py",
@@ -45,7 +51,9 @@ NOT_MIRRORED: dict[str, str] = {
     "masque_relay/dataplane/tcp_*.py": "sockets: tests/integration/dataplane/test_tcp_flows.py",
     "masque_relay/dataplane/udp_bind.py": "sockets: tests/integration/dataplane/test_udp_bind.py",
     "masque_relay/http/connect_udp_bind.py": "tests/integration/http/test_connect_udp_bind.py",
-    "masque_relay/http/connect_ip_limits.py": "documented defaults: tests/unit/config/test_model.py",
+    "masque_relay/http/connect_ip_limits.py": (
+        "documented defaults: tests/unit/config/test_model.py"
+    ),
     "masque_relay/tunnels/ip_parts.py": "ports only",
     "masque_relay/client/byte_stream.py": "ports only",
     "masque_relay/client/http_transport.py": "ports only",
