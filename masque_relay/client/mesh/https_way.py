@@ -7,6 +7,7 @@ on the way holds responses back (docs/protocol/ghostwire.md, "HTTPS requests").
 import asyncio
 import ssl
 from contextlib import suppress
+from http import HTTPStatus
 
 import httpx
 
@@ -188,12 +189,12 @@ class _HttpsWay:
                 )
             except (httpx.HTTPError, OSError, RuntimeError):
                 continue
-            if response.status_code in {httpx.codes.OK, httpx.codes.CONFLICT}:
+            if response.status_code in {HTTPStatus.OK, HTTPStatus.CONFLICT}:
                 wanted = response.headers.get(OFFSET_FIELD, "")
                 if not wanted.isdigit() or not start <= int(wanted) <= end:
                     raise _SessionOverError
                 self._sent_bytes = int(wanted)
-            elif response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
+            elif response.status_code < HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise _SessionOverError
 
     async def _read(self) -> None:
@@ -235,9 +236,9 @@ class _HttpsWay:
                     "GET", "down", headers=headers, extensions=self._extensions
                 )
                 async with request as response:
-                    if response.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+                    if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
                         raise httpx.RemoteProtocolError("the way is broken for now")
-                    if response.status_code != httpx.codes.OK:
+                    if response.status_code != HTTPStatus.OK:
                         raise _SessionOverError
                     async for chunk in response.aiter_raw():
                         is_first = False
@@ -273,7 +274,7 @@ def _secret_of(response: httpx.Response, address: RelayAddress) -> str:
     """
     status = response.status_code
     secret: str = response.headers.get(SESSION_FIELD, "")
-    if status == httpx.codes.CREATED and secret:
+    if status == HTTPStatus.CREATED and secret:
         return secret
     if status in _REFUSED:
         raise TunnelRefused(status, f"the relay refuses the session: HTTP {status}")
