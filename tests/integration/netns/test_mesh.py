@@ -87,7 +87,6 @@ def stage(
 @pytest.mark.parametrize(
     "nats",
     [
-        (Nat.FULL_CONE, Nat.FULL_CONE),
         (Nat.ADDRESS_RESTRICTED, Nat.ADDRESS_RESTRICTED),
         (Nat.PORT_RESTRICTED, Nat.PORT_RESTRICTED),
         (Nat.FULL_CONE, Nat.SYMMETRIC),
@@ -108,7 +107,7 @@ def test_peers_behind_symmetric_nats_stay_at_the_relay(tmp_path: Path) -> None:
     with stage(tmp_path, nats=(Nat.SYMMETRIC, Nat.SYMMETRIC)) as there:
         there.fetch()
         with talking(there.lab.alice.machine, there.chat) as conversation:
-            until_lines(conversation, 60)
+            until_lines(conversation, 40)
         assert conversation.trouble is None
         assert not there.alice.events("path")
 
@@ -126,33 +125,21 @@ def until_lines(conversation: Conversation, more: int) -> None:
 
 def test_nothing_is_lost_when_udp_is_blocked_in_mid_transfer(tmp_path: Path) -> None:
     # The way back up takes longer: `make demo-mesh` shows it.
-    with stage(tmp_path, nats=(Nat.SYMMETRIC, Nat.SYMMETRIC)) as there:
+    with stage(tmp_path) as there:
         machine = there.lab.alice.machine
         assert there.alice.way in UDP_WAYS
         with (
             talking(machine, there.chat) as conversation,
             downloading(machine, there.web, tmp_path, bytes_per_s=300_000) as download,
         ):
+            there.alice.wait_direct()
             until_lines(conversation, 5)
             assert download.is_running
             there.lab.alice.block_udp()
+            there.alice.wait_direct(is_direct=False)
             there.alice.wait_for_way(*TCP_WAYS)
             until_lines(conversation, 5)
             assert download.finish() == there.sha256
-        assert conversation.trouble is None
-
-
-def test_nothing_is_lost_when_the_direct_path_is_blocked(tmp_path: Path) -> None:
-    with stage(tmp_path) as there:
-        machine = there.lab.alice.machine
-        with talking(machine, there.chat) as conversation:
-            there.alice.wait_direct()
-            until_lines(conversation, 5)
-            there.lab.alice.block_udp()
-            there.alice.wait_direct(is_direct=False)
-            there.fetch()
-            assert there.alice.way in TCP_WAYS
-            until_lines(conversation, 5)
         assert conversation.trouble is None
 
 
@@ -184,7 +171,7 @@ def test_path_of_1280_bytes_carries_everything(tmp_path: Path) -> None:
 def test_loss_and_delay_lose_nothing(tmp_path: Path) -> None:
     impairment = Impairment(loss=0.05, delay_s=0.1)
     nats = (Nat.SYMMETRIC, Nat.SYMMETRIC)
-    with stage(tmp_path, nats=nats, impairment=impairment, file_bytes=300_000) as there:
+    with stage(tmp_path, nats=nats, impairment=impairment, file_bytes=100_000) as there:
         there.fetch()
         with talking(there.lab.alice.machine, there.chat) as conversation:
             until_lines(conversation, 5)
@@ -193,29 +180,20 @@ def test_loss_and_delay_lose_nothing(tmp_path: Path) -> None:
         assert there.lab.path.forward.counts.lost > 0
 
 
-@pytest.mark.parametrize("gently", [True, False], ids=["drained", "killed"])
-def test_nothing_is_lost_when_the_relay_restarts(tmp_path: Path, gently: bool) -> None:
+def test_nothing_is_lost_when_the_relay_restarts_and_the_address_changes(tmp_path: Path) -> None:
     with stage(tmp_path, nats=(Nat.SYMMETRIC, Nat.SYMMETRIC)) as there:
         machine = there.lab.alice.machine
         with (
             talking(machine, there.chat) as conversation,
-            downloading(machine, there.web, tmp_path, bytes_per_s=300_000) as download,
+            downloading(machine, there.web, tmp_path, bytes_per_s=200_000) as download,
         ):
             until_lines(conversation, 5)
-            there.lab.stop_relay(gently=gently)
+            assert download.is_running
+            there.lab.stop_relay(gently=True)
             there.lab.start_relay()
             until_lines(conversation, 5)
-            assert download.finish() == there.sha256
-        assert conversation.trouble is None
-
-
-def test_nothing_is_lost_when_a_peer_gets_another_address(tmp_path: Path) -> None:
-    with stage(tmp_path, nats=(Nat.SYMMETRIC, Nat.SYMMETRIC)) as there:
-        machine = there.lab.alice.machine
-        with (
-            talking(machine, there.chat) as conversation,
-            downloading(machine, there.web, tmp_path, bytes_per_s=300_000) as download,
-        ):
+            there.lab.stop_relay(gently=False)
+            there.lab.start_relay()
             until_lines(conversation, 5)
             there.lab.alice.move("198.51.100.77")
             until_lines(conversation, 5)
