@@ -199,7 +199,7 @@ async def test_forged_candidates_end_the_session_and_reach_nobody(
         assert not [frame for frame in both.other.peer.frames if isinstance(frame, CandidateRecord)]
 
 
-@every_carrier
+@pytest.mark.parametrize("kind", [WayKind.H3, WayKind.WEBSOCKET])
 @pytest.mark.parametrize(
     "frame",
     [

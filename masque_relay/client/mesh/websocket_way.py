@@ -169,7 +169,7 @@ def _failure(error: Exception, address: RelayAddress) -> ClientError:
     """Return what a failed handshake means to a person."""
     if isinstance(error, InvalidStatus):
         status = error.response.status_code
-        if status in {401, 403, 407}:
+        if status in {401, 403, 407, 429, 503}:
             return TunnelRefused(status, f"the relay refuses the session: HTTP {status}")
         return RelayIncapable(f"{address} takes no WebSocket session: HTTP {status}")
     if isinstance(error, ssl.SSLError):

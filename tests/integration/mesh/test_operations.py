@@ -29,7 +29,7 @@ limits = { tunnels = 1 }
 [[rule]]
 name = "mesh"
 action = "allow"
-who = ["dev", "carol"]
+who = ["dev", "carol", "carol-*"]
 methods = ["ghostwire"]
 targets = ["*"]
 peers = ["dev"]
@@ -110,17 +110,15 @@ async def test_revocation_and_kick_end_the_session_and_are_audited(
 
 
 @every_carrier
-async def test_revoked_subject_is_out_and_stays_out(tmp_path: Path, kind: WayKind) -> None:
-    with managed_relay(tmp_path, policy=POLICY) as relay:
-        async with (
-            neighbours(relay),
-            arriving(relay, kind, token=token_of(relay, "carol")) as carol,
-        ):
-            with relay.admin() as admin:
-                admin.revoke(subject="carol", token_id=None)
-            await eventually(lambda: carol.peer.closed is not None)
-            async with arriving(relay, kind, token=token_of(relay, "carol")) as again:
-                assert again.refusal in {"UNAUTHENTICATED", "REVOKED", "DENIED"}
+async def test_revoked_subject_is_out_and_stays_out(relay: ManagedRelay, kind: WayKind) -> None:
+    subject = f"carol-{kind}"
+    async with neighbours(relay), arriving(relay, kind, token=token_of(relay, subject)) as carol:
+        assert not carol.refusal
+        with relay.admin() as admin:
+            admin.revoke(subject=subject, token_id=None)
+        await eventually(lambda: carol.peer.closed is not None)
+        async with arriving(relay, kind, token=token_of(relay, subject)) as again:
+            assert again.refusal in {"UNAUTHENTICATED", "REVOKED", "DENIED"}
 
 
 async def test_sessions_are_listed_by_ghostctl(relay: ManagedRelay) -> None:
