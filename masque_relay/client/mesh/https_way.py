@@ -48,7 +48,7 @@ RETRY_S = (0.1, 0.2, 0.5, 1.0, 2.0, 3.0, 3.0, 3.0)
 LINGER_S = 1.0
 """For what is queued when a way is closed, and as long for saying so."""
 
-_REFUSED = frozenset({401, 403, 407})
+_REFUSED = frozenset({401, 403, 407, 429, 503})
 
 
 class _SessionOverError(Exception):
