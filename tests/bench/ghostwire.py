@@ -210,16 +210,24 @@ async def measure_fairness(relay: ManagedRelay, figures: Figures, rounds: int) -
 
 async def measure_memory(relay: ManagedRelay, figures: Figures, peers: int) -> None:
     """Let many peers come in by QUIC and do nothing."""
-    async with AsyncExitStack() as stack:
-        for _ in range(10):  # what is made once is not counted
-            await stack.enter_async_context(arriving(relay, WayKind.QUIC))
+    stacks: list[AsyncExitStack] = []
+
+    async def come_in(count: int) -> None:
+        for _ in range(count):
+            stacks.append(AsyncExitStack())
+            await stacks[-1].enter_async_context(arriving(relay, WayKind.QUIC))
+
+    try:
+        await come_in(10)  # what is made once is not counted
         before_bytes = resident_bytes(relay.process.pid)
-        for _ in range(peers):
-            await stack.enter_async_context(arriving(relay, WayKind.QUIC))
+        await come_in(peers)
         await asyncio.sleep(1)
         grown_bytes = resident_bytes(relay.process.pid) - before_bytes
         figures.idle_peers = peers
         figures.bytes_per_idle_peer = grown_bytes / peers
+    finally:
+        # All at once: each waits for the end of its connection's draining period.
+        await asyncio.gather(*(stack.aclose() for stack in stacks))
 
 
 def measure_recovery(figures: Figures, directory: Path) -> None:
@@ -232,6 +240,7 @@ def measure_recovery(figures: Figures, directory: Path) -> None:
             stack.enter_context(tcp_echo(lab.bob.machine))
             bob = lab.listen(f"chat=127.0.0.1:{CHAT_PORT}")
             alice = lab.forward(bob.told["peer_id"], ["127.0.0.1:0=chat"])
+            alice.wait_for_way("h3", "quic")
             address = str(alice.told["forwards"][0]["listen"])
             talk = stack.enter_context(talking(lab.alice.machine, address))
             _ten_lines(talk)
