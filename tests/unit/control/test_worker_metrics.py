@@ -11,7 +11,7 @@ from masque_relay.control.worker_metrics import Dump, MetricSum, build_sum, dump
 TALLIES: dict[str, Callable[[], Tally]] = {
     "workers": lambda: [(("serving",), 2)],
     "worker_ends": lambda: [(("crashed",), 1)],
-    "restarts": lambda: [],
+    "restarts": list,
     "ready": lambda: [((), 1)],
     "reloads": lambda: [(("done",), 3)],
 }
