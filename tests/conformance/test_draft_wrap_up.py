@@ -1,6 +1,7 @@
 """draft-ietf-httpbis-wrap-up through a whole relay: the capsule WRAP_UP on drain."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,11 @@ async def test_our_client_takes_it_between_the_bytes_of_a_tcp_tunnel(
         while data := await reader.read(1_000):
             writer.write(data)
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+        ended.set()
 
+    ended = asyncio.Event()
     server = await asyncio.start_server(echo, ECHO_HOST, 0)
     port = server.sockets[0].getsockname()[1]
     async with server, running_relay(tmp_path, policy=TCP_POLICY, wrap_up=ALICE) as relay:
@@ -169,3 +174,5 @@ async def test_our_client_takes_it_between_the_bytes_of_a_tcp_tunnel(
             with pytest.raises(RelayLeaving):
                 await client.start_tcp(parse_target(f"{ECHO_HOST}:{port}"))
             tunnel.write_eof()
+            async with asyncio.timeout(WAIT_S):
+                await ended.wait()

@@ -16,6 +16,7 @@ from masque_relay.client.mesh.way import WayKind
 from masque_relay.client.mesh.ways import ways_to
 from tests.integration.client.commands import WAIT_S, ghostctl, way_to
 from tests.support.managed_relay import ManagedRelay, managed_relay
+from tests.support.tcp_serving import serving_tcp
 
 ALL = ["h3", "quic", "h2", "websocket", "h1", "https"]
 
@@ -110,6 +111,8 @@ async def tcp_only(relay: ManagedRelay) -> AsyncGenerator[int]:
                 writer.write(data)
                 await writer.drain()
         writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection(relay.host, relay.port)
@@ -117,11 +120,8 @@ async def tcp_only(relay: ManagedRelay) -> AsyncGenerator[int]:
             tasks.create_task(copy(reader, back))
             tasks.create_task(copy(there, writer))
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
+    async with serving_tcp(serve) as port:
+        yield port
 
 
 async def test_blocked_udp_is_seen_where_tcp_works(relay: ManagedRelay) -> None:

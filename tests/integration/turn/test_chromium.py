@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.chromium import browsing, needs_chromium
+from tests.support.tcp_serving import serving_tcp
 from tests.support.turn_relay import TurnRelay
 
 DEADLINE_S = 60.0
@@ -69,10 +70,8 @@ async def site(page: str) -> AsyncGenerator[tuple[str, asyncio.Future[dict[str, 
             b"content-length: %d\r\n\r\n" % len(content)
         )
         writer.write(content)
-        writer.close()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with serving_tcp(answer) as port:
         yield f"http://127.0.0.1:{port}/", told
 
 
