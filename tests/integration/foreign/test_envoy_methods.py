@@ -14,6 +14,7 @@ from masque_relay.wire.capsule import CapsuleDecoder, encode_capsule
 from masque_relay.wire.connect_ip import ADDRESS_ASSIGN, decode_address_assign
 from tests.support.envoy import front_configuration, run_envoy_listeners
 from tests.support.ip_packets import icmp_kind, ping4
+from tests.support.leftovers import leftovers  # noqa: F401  (a fixture)
 from tests.support.managed_relay import ManagedRelay, managed_relay
 from tests.support.method_trials import (
     TRIAL_CONFIG,
