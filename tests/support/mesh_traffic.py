@@ -11,6 +11,8 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import pytest
+
 from tests.support.processes import TIMESCALE, executable, start_process
 from tests.support.vpn_rig import Host
 
@@ -63,6 +65,13 @@ class Download:
     def is_running(self) -> bool:
         """Whether curl still runs."""
         return self._process.poll() is None
+
+    def assert_running(self) -> None:
+        """Fail unless curl still runs, and say how it ended."""
+        code = self._process.poll()
+        if code is not None:
+            _, errors = self._process.communicate()
+            pytest.fail(f"curl ended with {code}, {self.size_bytes} bytes: {errors.decode()}")
 
     def finish(self, deadline_s: float = ANSWER_S) -> str:
         """Wait for curl, which must succeed; return the file's SHA-256."""

@@ -17,6 +17,9 @@ from masque_relay.quic.application import Headers
 from masque_relay.wire.capsule import CapsuleDecoder, encode_capsule
 from tests.support.h3_client import WAIT_S, Exchange
 
+GOODBYE_S = 1.0
+"""A front that goes on after our TLS goodbye may take half a minute for its own."""
+
 
 def client_context(ca_pem: bytes, *alpn: str) -> ssl.SSLContext:
     """Return TLS for a client that trusts one CA."""
@@ -217,8 +220,14 @@ class H2Client(asyncio.Protocol):
         await self.until(lambda: b"\0" + payload in exchange.datagrams or self.is_lost)
         assert b"\0" + payload in exchange.datagrams
 
-    def close(self) -> None:
+    async def close(self) -> None:
+        """Close the connection; a peer slow to say goodbye in TLS is not waited for long."""
         self.transport.close()
+        try:
+            await self.until(lambda: self.is_lost, GOODBYE_S)
+        except TimeoutError:
+            self.transport.abort()
+            await self.until(lambda: self.is_lost)
 
 
 @dataclass

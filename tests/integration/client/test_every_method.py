@@ -5,7 +5,6 @@ from collections.abc import Generator
 import pytest
 
 from masque_relay.client import HttpChoice
-from tests.support.leftovers import leftovers  # noqa: F401  (a fixture)
 from tests.support.managed_relay import managed_relay
 from tests.support.method_trials import TRIAL_CONFIG, TRIAL_POLICY, TRIALS, VERSIONS, WayIn
 

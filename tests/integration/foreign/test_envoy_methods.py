@@ -14,7 +14,6 @@ from masque_relay.wire.capsule import CapsuleDecoder, encode_capsule
 from masque_relay.wire.connect_ip import ADDRESS_ASSIGN, decode_address_assign
 from tests.support.envoy import front_configuration, run_envoy_listeners
 from tests.support.ip_packets import icmp_kind, ping4
-from tests.support.leftovers import leftovers  # noqa: F401  (a fixture)
 from tests.support.managed_relay import ManagedRelay, managed_relay
 from tests.support.method_trials import (
     TRIAL_CONFIG,
@@ -151,35 +150,39 @@ async def test_connect_ip_to_the_relays_http3_loses_capsules_of_those_who_announ
     _, port = front.listeners["tls"]
     address = Endpoint(address=IPv4Address("127.0.0.1"), port=port)
     client = await H2Client.connect(address, front.site.ca_file.read_bytes())
-    field = [(b"capsule-protocol", b"?1")] if says_capsules else []
-    stream_id, answer = await client.request(
-        [
-            (b":method", b"CONNECT"),
-            (b":protocol", b"connect-ip"),
-            (b":scheme", b"https"),
-            (b":authority", b"localhost"),
-            (b":path", b"/vpn"),
-            (b"authorization", f"Bearer {front.relay.token}".encode()),
-            *field,
-        ]
-    )
-    assert answer.status == 200
+    try:
+        field = [(b"capsule-protocol", b"?1")] if says_capsules else []
+        stream_id, answer = await client.request(
+            [
+                (b":method", b"CONNECT"),
+                (b":protocol", b"connect-ip"),
+                (b":scheme", b"https"),
+                (b":authority", b"localhost"),
+                (b":path", b"/vpn"),
+                (b"authorization", f"Bearer {front.relay.token}".encode()),
+                *field,
+            ]
+        )
+        assert answer.status == 200
 
-    def capsules(kind: int) -> list[bytes]:
-        decoder = CapsuleDecoder(max_capsule_bytes=70_000, known_types={DATAGRAM, ADDRESS_ASSIGN})
-        return [one.value for one in decoder.feed(bytes(answer.data)) if one.type == kind]
+        def capsules(kind: int) -> list[bytes]:
+            decoder = CapsuleDecoder(
+                max_capsule_bytes=70_000, known_types={DATAGRAM, ADDRESS_ASSIGN}
+            )
+            return [one.value for one in decoder.feed(bytes(answer.data)) if one.type == kind]
 
-    if says_capsules:
-        own = "10.71.0.2"  # the first of the pool: a relay with no other tunnel gives it
-    else:
-        await client.until(lambda: capsules(ADDRESS_ASSIGN))
-        own = str(decode_address_assign(capsules(ADDRESS_ASSIGN)[0])[0].address)
-    packet = b"\0" + ping4(own, "10.71.0.200")
-    async with asyncio.timeout(WAIT_S):
-        while not capsules(DATAGRAM):
-            client.send_data(stream_id, encode_capsule(DATAGRAM, packet))
-            await asyncio.sleep(0.2)
-    assert bool(capsules(ADDRESS_ASSIGN)) is not says_capsules
-    if not says_capsules:
-        assert icmp_kind(capsules(DATAGRAM)[0][1:]) == (0, 0)
-    client.close()
+        if says_capsules:
+            own = "10.71.0.2"  # the first of the pool: a relay with no other tunnel gives it
+        else:
+            await client.until(lambda: capsules(ADDRESS_ASSIGN))
+            own = str(decode_address_assign(capsules(ADDRESS_ASSIGN)[0])[0].address)
+        packet = b"\0" + ping4(own, "10.71.0.200")
+        async with asyncio.timeout(WAIT_S):
+            while not capsules(DATAGRAM):
+                client.send_data(stream_id, encode_capsule(DATAGRAM, packet))
+                await asyncio.sleep(0.2)
+        assert bool(capsules(ADDRESS_ASSIGN)) is not says_capsules
+        if not says_capsules:
+            assert icmp_kind(capsules(DATAGRAM)[0][1:]) == (0, 0)
+    finally:
+        await client.close()

@@ -52,7 +52,7 @@ class TestHandshake:
                 assert (await client.request(GET)).status == 200
                 await client.close()
             over_h2 = await h2(relay)
-            over_h2.close()
+            await over_h2.close()
             await until(lambda: not relay.tcp.connections_open)
 
             assert relay.tcp.handshakes_h1 == 3

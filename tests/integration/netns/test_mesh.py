@@ -134,7 +134,7 @@ def test_nothing_is_lost_when_udp_is_blocked_in_mid_transfer(tmp_path: Path) -> 
             # Begun only now: however long that took, the transfer is in its middle.
             with downloading(machine, there.web, tmp_path, bytes_per_s=300_000) as download:
                 until_lines(conversation, 2)
-                assert download.is_running
+                download.assert_running()
                 there.lab.alice.block_udp()
                 there.alice.wait_direct(is_direct=False)
                 there.alice.wait_for_way(*TCP_WAYS)
@@ -188,7 +188,7 @@ def test_nothing_is_lost_when_the_relay_restarts_and_the_address_changes(tmp_pat
             downloading(machine, there.web, tmp_path, bytes_per_s=200_000) as download,
         ):
             until_lines(conversation, 5)
-            assert download.is_running
+            download.assert_running()
             there.lab.stop_relay(gently=True)
             there.lab.start_relay()
             until_lines(conversation, 5)

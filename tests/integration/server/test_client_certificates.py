@@ -58,7 +58,7 @@ async def tunnel_status(
         if exchange.status == 200:
             await h2.echo(stream_id, b"by certificate")
             await assert_subject(relay)
-        h2.close()
+        await h2.close()
         return exchange.status
     h1 = await H1Client.connect(address, b"", context=context)
     answer = await h1.request(upgrade_request(f"/.well-known/masque/udp/127.0.0.1/{echo_port}/"))

@@ -41,7 +41,7 @@ async def test_tunnel_over_http2_beside_http3(tmp_path: Path, echo_port: int) ->
         assert status["https"] == relay.ready["https"]
         assert status["tcp_connections"] == 1
         assert tunnel["transport"] == "h2"
-        client.close()
+        await client.close()
 
 
 async def test_reload_changes_the_certificate_and_drops_nobody(
@@ -62,7 +62,7 @@ async def test_reload_changes_the_certificate_and_drops_nobody(
             await H1Client.connect(address_of(relay, "https"), old_ca)
         after = await H1Client.connect(address_of(relay, "https"), other.ca_file.read_bytes())
         assert (await after.request(GET)).status == 200
-        client.close()
+        await client.close()
 
 
 async def test_sigterm_ends_connections_and_exits_with_0(tmp_path: Path, echo_port: int) -> None:
