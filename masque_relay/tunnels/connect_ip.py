@@ -18,7 +18,7 @@ from masque_relay.tunnels.ip_addresses import AddressBook
 from masque_relay.tunnels.ip_own import OwnAddresses, is_link_local
 from masque_relay.tunnels.ip_parts import IpTunnelParts
 from masque_relay.tunnels.ip_routes import RouteSet, within_networks
-from masque_relay.tunnels.session import CLEAN_ENDS, admit_batch
+from masque_relay.tunnels.session import DatagramSession, admit_batch
 from masque_relay.wire.connect_ip import (
     ADDRESS_ASSIGN,
     ADDRESS_REQUEST,
@@ -43,7 +43,7 @@ from masque_relay.wire.varint import peek_varint
 _ICMP = (0, 0, 0, 0, 1, 0, 58)  # by IP version
 
 
-class ConnectIpSession:
+class ConnectIpSession(DatagramSession):
     """Moves IP packets between one carrier and one attachment of the egress.
 
     It is the attachment's IpSink and the carrier's TunnelSession. Nothing here blocks, waits or
@@ -51,14 +51,12 @@ class ConnectIpSession:
 
     Attributes:
         capsule_types: capsule types that it wants besides DATAGRAM.
-        end_reason: why the tunnel is over; None while it lives.
         trouble: what an operator wants to know about its end; empty when nothing.
     """
 
     __slots__ = (
         "_attachment",
         "_book",
-        "_carrier",
         "_counted",
         "_counters",
         "_filter",
@@ -70,7 +68,6 @@ class ConnectIpSession:
         "_protocol",
         "_routes",
         "_scope",
-        "end_reason",
         "trouble",
     )
 
@@ -79,6 +76,7 @@ class ConnectIpSession:
     )
 
     def __init__(self, lease: Lease, parts: IpTunnelParts) -> None:
+        super().__init__()
         scope = lease.request.ip_scope
         self._lease = lease
         self._parts = parts
@@ -91,10 +89,8 @@ class ConnectIpSession:
         self._book = AddressBook(parts.pool, ())
         self._own = OwnAddresses(parts.pool, parts.ip_counters, parts.may_send_icmp)
         self._attachment: IpAttachment | None = None
-        self._carrier: Carrier | None = None
         self._counted = 0
         self._narrow_is_fatal = False
-        self.end_reason: EndReason | None = None
         self.trouble = ""
 
     # -- life -----------------------------------------------------------------------------------
@@ -135,9 +131,8 @@ class ConnectIpSession:
 
     def attach(self, carrier: Carrier) -> None:
         """Learn the way to the client, and tell it its addresses and routes."""
-        self._carrier = carrier
+        super().attach(carrier)
         if self.end_reason is not None:
-            self._end_stream(carrier, self.end_reason)
             return
         carrier.send_capsule(ADDRESS_ASSIGN, encode_addresses(self._book.entries))
         self._advertise(carrier)
@@ -145,20 +140,9 @@ class ConnectIpSession:
         for capsule_type, value in self._parts.extra_capsules:
             carrier.send_capsule(capsule_type, value)
 
-    def close(self, reason: EndReason) -> None:
-        """End the tunnel from our side. Idempotent."""
-        if self.end_reason is not None:
-            return
-        carrier = self._carrier
-        self.ended(reason)
-        if carrier is not None:
-            self._end_stream(carrier, reason)
-
     def ended(self, reason: EndReason) -> None:
         """Learn that the stream is over; give the addresses back. Idempotent."""
-        if self.end_reason is None:
-            self.end_reason = reason
-        self._carrier = None
+        super().ended(reason)
         attachment, self._attachment = self._attachment, None
         if attachment is not None:
             attachment.close()
@@ -472,10 +456,3 @@ class ConnectIpSession:
         versions = tuple({address.version for address in self._book.addresses})
         routes = self._routes.advertised(versions, self._protocol)
         carrier.send_capsule(ROUTE_ADVERTISEMENT, encode_routes(routes))
-
-    @staticmethod
-    def _end_stream(carrier: Carrier, reason: EndReason) -> None:
-        if reason in CLEAN_ENDS:
-            carrier.finish()
-        else:
-            carrier.abort(reason)

@@ -5,15 +5,14 @@ from collections.abc import Callable, Sequence
 from masque_relay.contract.counters import TunnelCounters
 from masque_relay.contract.flow import FlowError, FlowFault, UdpFlow
 from masque_relay.contract.lease import Meter
-from masque_relay.contract.tunnel import Carrier
 from masque_relay.contract.verdict import EndReason
-from masque_relay.tunnels.session import CLEAN_ENDS, admit_batch
+from masque_relay.tunnels.session import DatagramSession, admit_batch
 from masque_relay.wire.connect_udp import MAX_UDP_PAYLOAD_BYTES, split_context
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.varint import encode_varint
 
 
-class ConnectUdpSession:
+class ConnectUdpSession(DatagramSession):
     """Moves UDP payloads between one carrier and one flow, within the meters.
 
     It is the flow's DatagramSink and the carrier's TunnelSession. Nothing here blocks, waits or
@@ -21,14 +20,12 @@ class ConnectUdpSession:
 
     Attributes:
         capsule_types: capsule types that it wants besides DATAGRAM: none.
-        end_reason: why the tunnel is over; None while it lives.
         flow_error_count: asynchronous errors (ICMP) that the flow reported.
         last_flow_error: the latest of them.
         oversize_downlink_count: payloads from the target that no HTTP Datagram could carry.
     """
 
     __slots__ = (
-        "_carrier",
         "_context_id",
         "_counters",
         "_downlink",
@@ -37,7 +34,6 @@ class ConnectUdpSession:
         "_spare_flow",
         "_unanswered",
         "_uplink",
-        "end_reason",
         "flow_error_count",
         "last_flow_error",
         "oversize_downlink_count",
@@ -48,16 +44,15 @@ class ConnectUdpSession:
     def __init__(
         self, *, uplink: Meter, downlink: Meter, counters: TunnelCounters, context_id: int = 0
     ) -> None:
+        super().__init__()
         self._uplink = uplink
         self._downlink = downlink
         self._counters = counters
         self._context_id = context_id
         self._prefix = encode_varint(context_id)
         self._flow: UdpFlow | None = None
-        self._carrier: Carrier | None = None
         self._spare_flow: Callable[[], UdpFlow | None] | None = None
         self._unanswered: Sequence[bytes] = ()
-        self.end_reason: EndReason | None = None
         self.flow_error_count = 0
         self.last_flow_error: FlowError | None = None
         self.oversize_downlink_count = 0
@@ -79,26 +74,9 @@ class ConnectUdpSession:
         else:
             flow.close()
 
-    def attach(self, carrier: Carrier) -> None:
-        """Learn the way to the client; a session that was closed meanwhile ends the stream now."""
-        self._carrier = carrier
-        if self.end_reason is not None:
-            self._end_stream(carrier, self.end_reason)
-
-    def close(self, reason: EndReason) -> None:
-        """End the tunnel from our side: the lease ended, or the flow died. Idempotent."""
-        if self.end_reason is not None:
-            return
-        carrier = self._carrier
-        self.ended(reason)
-        if carrier is not None:
-            self._end_stream(carrier, reason)
-
     def ended(self, reason: EndReason) -> None:
         """Learn that the stream is over; close the flow. Idempotent, the first reason stays."""
-        if self.end_reason is None:
-            self.end_reason = reason
-        self._carrier = None
+        super().ended(reason)
         self._spare_flow = None
         self._unanswered = ()
         if self._flow is not None:
@@ -187,13 +165,6 @@ class ConnectUdpSession:
             self._flow = flow
             flow.send_batch(self._unanswered)
         self._unanswered = ()
-
-    @staticmethod
-    def _end_stream(carrier: Carrier, reason: EndReason) -> None:
-        if reason in CLEAN_ENDS:
-            carrier.finish()
-        else:
-            carrier.abort(reason)
 
     def _sort_out(self, payloads: Sequence[bytes]) -> list[bytes]:
         """Drop and count other contexts; accept every legal spelling of ours."""

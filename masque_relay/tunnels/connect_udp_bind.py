@@ -24,7 +24,7 @@ from masque_relay.contract.verdict import EndReason
 from masque_relay.tunnels.bind_peers import BindPeer, PeerTable, endpoint_of
 from masque_relay.tunnels.context_table import ContextLimits, ContextTable
 from masque_relay.tunnels.peer_policy import PeerPolicy
-from masque_relay.tunnels.session import CLEAN_ENDS, admit_batch
+from masque_relay.tunnels.session import DatagramSession, admit_batch
 from masque_relay.wire.connect_udp import MAX_UDP_PAYLOAD_BYTES, UDP_PAYLOAD_CONTEXT
 from masque_relay.wire.connect_udp_bind import (
     BIND_CAPSULE_TYPES,
@@ -65,7 +65,7 @@ class BindLimits:
     answers; then the tunnel is aborted. Twice what DATAGRAM capsules may fill."""
 
 
-class BoundUdpSession:
+class BoundUdpSession(DatagramSession):
     """Moves UDP payloads between one carrier and many peers, within the meters and the policy.
 
     It is the flow's BoundUdpSink and the carrier's TunnelSession. Nothing here blocks or waits.
@@ -73,14 +73,12 @@ class BoundUdpSession:
     Attributes:
         capsule_types: capsule types that it wants besides DATAGRAM.
         contexts: what both ends have registered.
-        end_reason: why the tunnel is over; None while it lives.
         denied_count: datagrams that the policy refused, both ways.
         oversize_downlink_count: payloads from peers that no HTTP Datagram could carry.
     """
 
     __slots__ = (
         "_bind_counters",
-        "_carrier",
         "_clock",
         "_contacted",
         "_counters",
@@ -94,7 +92,6 @@ class BoundUdpSession:
         "_uplink",
         "contexts",
         "denied_count",
-        "end_reason",
         "oversize_downlink_count",
     )
 
@@ -122,6 +119,7 @@ class BoundUdpSession:
             limits: of this one.
             inbound: which peers may send in.
         """
+        super().__init__()
         self._uplink = lease.uplink
         self._downlink = lease.downlink
         self._policy = policy
@@ -131,14 +129,12 @@ class BoundUdpSession:
         self._limits = limits
         self._inbound = inbound
         self._flow: BoundUdpFlow | None = None
-        self._carrier: Carrier | None = None
         self._target: BindPeer | None = None
         self._peers = PeerTable(limits.peers)
         self._contacted: dict[IPAddress, float] = {}
         self.contexts = ContextTable(
             is_proxy=True, limits=limits.contexts, send=self._send_capsule, accepts=self._accepts
         )
-        self.end_reason: EndReason | None = None
         self.denied_count = 0
         self.oversize_downlink_count = 0
 
@@ -156,26 +152,9 @@ class BoundUdpSession:
         if target is not None:
             self._target = BindPeer(target)
 
-    def attach(self, carrier: Carrier) -> None:
-        """Learn the way to the client; a session that was closed meanwhile ends the stream now."""
-        self._carrier = carrier
-        if self.end_reason is not None:
-            _end_stream(carrier, self.end_reason)
-
-    def close(self, reason: EndReason) -> None:
-        """End the tunnel from our side. Idempotent."""
-        if self.end_reason is not None:
-            return
-        carrier = self._carrier
-        self.ended(reason)
-        if carrier is not None:
-            _end_stream(carrier, reason)
-
     def ended(self, reason: EndReason) -> None:
         """Learn that the stream is over; close the flow. Idempotent, the first reason stays."""
-        if self.end_reason is None:
-            self.end_reason = reason
-        self._carrier = None
+        super().ended(reason)
         if self._flow is not None:
             self._flow.close()
             self._flow = self._peers.flow = None
@@ -402,10 +381,3 @@ class BoundUdpSession:
             self._bind_counters.denied_dropped += count
         else:
             self._bind_counters.unasked_dropped += count
-
-
-def _end_stream(carrier: Carrier, reason: EndReason) -> None:
-    if reason in CLEAN_ENDS:
-        carrier.finish()
-    else:
-        carrier.abort(reason)

@@ -1,8 +1,9 @@
-"""Owns what every tunnel session shares: metering of batches, and how a tunnel is ended."""
+"""Owns what tunnel sessions share: a carrier and how it is ended, and metering of batches."""
 
 from collections.abc import Sequence
 
 from masque_relay.contract.lease import Meter
+from masque_relay.contract.tunnel import Carrier
 from masque_relay.contract.verdict import EndReason
 
 CLEAN_ENDS = frozenset(
@@ -10,6 +11,51 @@ CLEAN_ENDS = frozenset(
 )
 """Ends that nobody is to blame for: the stream is finished. Every other one resets it, so that the
 client learns that something was taken away."""
+
+
+class DatagramSession:
+    """What every tunnel of datagrams has: a carrier towards the client, and one end.
+
+    Attributes:
+        end_reason: why the tunnel is over; None while it lives.
+    """
+
+    __slots__ = ("_carrier", "end_reason")
+
+    def __init__(self) -> None:
+        self._carrier: Carrier | None = None
+        self.end_reason: EndReason | None = None
+
+    def attach(self, carrier: Carrier) -> None:
+        """Learn the way to the client; a session that was closed meanwhile ends the stream now."""
+        self._carrier = carrier
+        if self.end_reason is not None:
+            _end_stream(carrier, self.end_reason)
+
+    def close(self, reason: EndReason) -> None:
+        """End the tunnel from our side: the lease ended, or the flow died. Idempotent."""
+        if self.end_reason is not None:
+            return
+        carrier = self._carrier
+        self.ended(reason)
+        if carrier is not None:
+            _end_stream(carrier, reason)
+
+    def ended(self, reason: EndReason) -> None:
+        """Learn that the stream is over. Idempotent, the first reason stays.
+
+        Whoever holds something for the tunnel gives it back here, too.
+        """
+        if self.end_reason is None:
+            self.end_reason = reason
+        self._carrier = None
+
+
+def _end_stream(carrier: Carrier, reason: EndReason) -> None:
+    if reason in CLEAN_ENDS:
+        carrier.finish()
+    else:
+        carrier.abort(reason)
 
 
 class Unmetered:
