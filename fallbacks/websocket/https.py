@@ -18,14 +18,14 @@ from masque_relay.tunnels.frame_stream import FrameStream
 from masque_relay.tunnels.outbox_carrier import OutboxCarrier
 from masque_relay.tunnels.resumable import OffsetReceiver, ReplayBuffer, pad
 from masque_relay.wire.errors import WireError
+from masque_relay.wire.ghostwire_names import MODE_FIELD, OFFSET_FIELD, POLL_MODE, SESSION_FIELD
 
-SESSION_FIELD = b"ghostwire-session"
-OFFSET_FIELD = b"ghostwire-offset"
-MODE_FIELD = b"ghostwire-mode"
-POLL = b"poll"
 SECRET_BYTES = 32
 MAX_OFFSET_DIGITS = 15
 
+_SESSION, _OFFSET, _MODE, _POLL = (
+    name.lower().encode("ascii") for name in (SESSION_FIELD, OFFSET_FIELD, MODE_FIELD, POLL_MODE)
+)
 _CHUNK_BYTES = 65_536
 _OK, _CREATED, _NO_CONTENT = 200, 201, 204
 _BAD_REQUEST, _NOT_FOUND, _CONFLICT, _TOO_LARGE = 400, 404, 409, 413
@@ -114,7 +114,7 @@ class HttpsSessions:
         self._sessions[key] = conversation
         try:
             session.attach(conversation.outbox)
-            await _respond(send, _CREATED, [(SESSION_FIELD, secret)])
+            await _respond(send, _CREATED, [(_SESSION, secret)])
             await conversation.until_over()
         finally:
             del self._sessions[key]
@@ -153,9 +153,9 @@ class HttpsSessions:
             try:
                 conversation.acknowledge(offset)
             except WireError:
-                await _respond(send, _CONFLICT, [(OFFSET_FIELD, b"%d" % conversation.base)])
+                await _respond(send, _CONFLICT, [(_OFFSET, b"%d" % conversation.base)])
                 return
-            if _field(scope, MODE_FIELD) == POLL:
+            if _field(scope, _MODE) == _POLL:
                 await conversation.poll(send)
             else:
                 await conversation.stream(send)
@@ -168,7 +168,7 @@ class HttpsSessions:
         await _respond(send, _NOT_FOUND if conversation is None else _NO_CONTENT)
 
     def _find(self, scope: Scope) -> "_Conversation | None":
-        secret = _field(scope, SESSION_FIELD)
+        secret = _field(scope, _SESSION)
         return self._sessions.get(hashlib.sha256(secret).digest())
 
 
@@ -199,7 +199,7 @@ class _Conversation:
 
     def wanted(self) -> list[_Header]:
         """Which uplink byte comes next, for a response."""
-        return [(OFFSET_FIELD, b"%d" % self._receiver.next_offset)]
+        return [(_OFFSET, b"%d" % self._receiver.next_offset)]
 
     @asynccontextmanager
     async def request(self) -> AsyncGenerator[None]:
@@ -397,5 +397,5 @@ def _field(scope: Scope, name: bytes) -> bytes:
 
 
 def _offset_of(scope: Scope) -> int | None:
-    text = _field(scope, OFFSET_FIELD)
+    text = _field(scope, _OFFSET)
     return int(text) if text.isdigit() and len(text) <= MAX_OFFSET_DIGITS else None

@@ -16,10 +16,7 @@ from masque_relay.contract.verdict import EndReason
 from masque_relay.tunnels.frame_stream import FrameStream
 from masque_relay.tunnels.outbox_carrier import OutboxCarrier
 from masque_relay.wire.errors import WireError
-
-SUBPROTOCOL = "ghostwire.v1"
-MAX_MESSAGE_BYTES = 65_536
-"""Of messages that we send; frames are never cut. Many proxies buffer a message as a whole."""
+from masque_relay.wire.ghostwire_names import MAX_MESSAGE_BYTES, SUBPROTOCOL
 
 _NORMAL, _PROTOCOL_ERROR, _UNACCEPTABLE, _INTERNAL = 1000, 1002, 1003, 1011
 """RFC 6455 section 7.4.1."""

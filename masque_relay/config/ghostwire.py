@@ -3,6 +3,7 @@
 from pydantic import BaseModel, ConfigDict
 
 from masque_relay.tunnels.limits import GhostwireLimits
+from masque_relay.wire.ghostwire_names import DEFAULT_PATH
 
 
 class GhostwireSection(BaseModel):
@@ -15,7 +16,7 @@ class GhostwireSection(BaseModel):
     enabled: bool = False
     """Let peers in. There is one worker then: peers of two processes could not meet. Read at start
     only."""
-    paths: tuple[str, ...] = ("/.well-known/ghostwire/",)
+    paths: tuple[str, ...] = (DEFAULT_PATH,)
     """Where HTTP carriers ask for a session. Read at start only."""
     quic_native: bool = True
     """Take QUIC connections with the ALPN `ghostwire/1` on the port of HTTP/3. Read at start

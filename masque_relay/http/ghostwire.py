@@ -10,10 +10,8 @@ from masque_relay.http.admission import Admission
 from masque_relay.http.asked import Asked
 from masque_relay.http.denials import Refusal
 from masque_relay.http.tunnel import Opened, TunnelKind
+from masque_relay.wire.ghostwire_names import DEFAULT_PATH, UPGRADE_TOKEN
 from masque_relay.wire.uri_template import UriTemplate
-
-PROTOCOL = "ghostwire"
-DEFAULT_PATH = "/.well-known/ghostwire/"
 
 _NEVER_IDLE_S = 10 * 365 * 86_400.0
 """The session keeps itself alive, and ends when nothing is heard."""
@@ -64,7 +62,7 @@ def ghostwire_kind(
         WireError: a path is no URI template.
     """
     return TunnelKind(
-        protocol=PROTOCOL,
+        protocol=UPGRADE_TOKEN,
         templates=[UriTemplate.parse(path) for path in paths],
         read_asked=lambda _: Asked(method=Method.GHOSTWIRE),
         tunnels=lambda scope, admission: GhostwireTunnel(new_session, scope, admission),

@@ -10,9 +10,8 @@ from typing import Self
 
 import orjson
 import structlog
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from masque_relay.client.mesh.identity import verify_signature
 from masque_relay.config import RelayConfig
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.counters import MeshCounters
@@ -334,15 +333,6 @@ async def open_mesh(
         counters=counters,
     )
     return await stack.enter_async_context(mesh)
-
-
-def verify_signature(peer_id: bytes, signature: bytes, message: bytes) -> bool:
-    """Return whether an Ed25519 signature (RFC 8032) is by this key; never raises."""
-    try:
-        Ed25519PublicKey.from_public_bytes(peer_id).verify(signature, message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
 
 
 def _host_request(session: GhostwireSession, frame: Open, target: Target) -> RelayRequest:

@@ -41,7 +41,7 @@ from masque_relay.wire.ghostwire import (
     Watch,
     Welcome,
 )
-from masque_relay.wire.ghostwire_codec import decode_frame, frame_value, split_datagram
+from masque_relay.wire.ghostwire_codec import decode_frame, frame_value, runs_by_channel
 
 CAPSULE_TYPES = FRAME_TYPES - {FrameType.DATAGRAM}
 
@@ -112,21 +112,11 @@ class GhostwireSession:
         if self._state is not _State.OPEN:
             self._counters.stray_dropped += len(payloads)
             return
-        run: list[bytes] = []
-        channel_id = -1
-        for payload in payloads:
-            try:
-                channel, rest = split_datagram(payload)
-            except WireError:
-                self._counters.stray_dropped += 1
-                continue
-            if channel != channel_id and run:
+        for channel_id, run in runs_by_channel(payloads):
+            if channel_id is None:
+                self._counters.stray_dropped += len(run)
+            else:
                 self._relay_datagrams(channel_id, run)
-                run = []
-            channel_id = channel
-            run.append(rest)
-        if run:
-            self._relay_datagrams(channel_id, run)
 
     def on_capsule(self, capsule_type: int, value: bytes) -> None:
         """Take one frame.

@@ -43,7 +43,7 @@ from masque_relay.wire.ghostwire import (
     Watch,
     Welcome,
 )
-from masque_relay.wire.ghostwire_codec import decode_frame, frame_value, split_datagram
+from masque_relay.wire.ghostwire_codec import decode_frame, frame_value, runs_by_channel
 from masque_relay.wire.ghostwire_proof import (
     EXPORTER_BYTES,
     EXPORTER_LABEL,
@@ -236,19 +236,16 @@ class PeerSession:
             self._prove(Binding.EXPORTER, self._ports.exporter(label, peer_id, EXPORTER_BYTES))
 
     def on_datagrams(self, payloads: Sequence[bytes]) -> None:
-        """Take datagrams; runs of one channel stay together."""
+        """Take datagrams; runs of one channel stay together.
+
+        Raises:
+            WireError: one ends before its channel does.
+        """
         self._keepalive.heard()
-        run: list[bytes] = []
-        run_id = -1
-        for payload in payloads:
-            channel_id, rest = split_datagram(payload)
-            if channel_id != run_id and run:
-                self._deliver(run_id, run)
-                run = []
-            run_id = channel_id
-            run.append(rest)
-        if run:
-            self._deliver(run_id, run)
+        for channel_id, run in runs_by_channel(payloads):
+            if channel_id is None:
+                raise WireError("a datagram that ends in its channel", section=_SECTION)
+            self._deliver(channel_id, run)
 
     def on_capsule(self, capsule_type: int, value: bytes) -> None:
         """Take one frame.

@@ -1,9 +1,10 @@
 """Owns the bytes of Ghostwire frames (docs/protocol/ghostwire.md, "Frames")."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from masque_relay.wire.capsule import encode_capsule
+from masque_relay.wire.errors import WireError
 from masque_relay.wire.ghostwire import (
     CHALLENGE_BYTES,
     MAX_FRAME_BYTES,
@@ -59,6 +60,28 @@ def split_datagram(payload: bytes) -> tuple[int, bytes]:
     """
     reader = OctetReader(payload, section=_SECTION)
     return reader.varint(), reader.rest()
+
+
+def runs_by_channel(payloads: Iterable[bytes]) -> Iterator[tuple[int | None, list[bytes]]]:
+    """Yield each run of datagrams of one channel: the channel, and what they carry, in order.
+
+    Those that end before their channel does come under None.
+    """
+    run: list[bytes] = []
+    run_channel: int | None = None
+    for payload in payloads:
+        channel: int | None
+        try:
+            channel, rest = split_datagram(payload)
+        except WireError:
+            channel, rest = None, payload
+        if channel != run_channel and run:
+            yield run_channel, run
+            run = []
+        run_channel = channel
+        run.append(rest)
+    if run:
+        yield run_channel, run
 
 
 def encode_frame(frame: Frame) -> bytes:

@@ -14,12 +14,11 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from masque_relay.client.client_tls import tcp_tls
-from masque_relay.client.mesh.http_way import DEFAULT_PATH
 from masque_relay.client.mesh.identity import PeerIdentity
 from masque_relay.client.mesh.way import WayKind
-from masque_relay.client.mesh.websocket_way import SUBPROTOCOL
 from masque_relay.config.dev_state import DevState
 from masque_relay.contract.verdict import EndReason
 from masque_relay.tunnels.ghostwire import CAPSULE_TYPES
@@ -42,6 +41,7 @@ from masque_relay.wire.ghostwire import (
     Welcome,
 )
 from masque_relay.wire.ghostwire_codec import decode_frame, frame_value
+from masque_relay.wire.ghostwire_names import DEFAULT_PATH, SUBPROTOCOL
 from masque_relay.wire.ghostwire_proof import Candidate, CandidateRecord, signed_record
 from tests.integration.mesh.test_nodes import Echo
 from tests.support.ghostwire_world import Recorder
@@ -301,7 +301,7 @@ async def raw_websocket(relay: ManagedRelay) -> AsyncGenerator[Any]:
     async with connect(
         f"wss://{relay.host}:{relay.port}{DEFAULT_PATH}",
         ssl=tcp_tls(relay.ca_file, None, ("http/1.1",)),
-        subprotocols=[SUBPROTOCOL],
+        subprotocols=[Subprotocol(SUBPROTOCOL)],
         compression=None,
         proxy=None,
         close_timeout=1,

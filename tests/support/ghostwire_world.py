@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from masque_relay.client.mesh.identity import verify_signature
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import MeshCounters
 from masque_relay.contract.ghostwire import Arrival, Exporter
@@ -27,15 +27,6 @@ from masque_relay.wire.ghostwire import Auth, ErrorCode, FrameType, Open
 from masque_relay.wire.ghostwire_proof import CandidateRecord
 
 NOW_S = 1_800_000_000.0
-
-
-def verify(peer_id: bytes, signature: bytes, message: bytes) -> bool:
-    """Check with the real thing."""
-    try:
-        Ed25519PublicKey.from_public_bytes(peer_id).verify(signature, message)
-    except (InvalidSignature, ValueError):
-        return False
-    return True
 
 
 class Randomness:
@@ -165,7 +156,7 @@ class Peer:
         ports: dict[str, Any] = {
             "peer_id": self.peer_id,
             "sign": self.key.sign,
-            "verify": verify,
+            "verify": verify_signature,
             "token": "",
             "exporter": exporter,
             "relay_name": "relay.example",
@@ -249,7 +240,9 @@ class World:
             authenticate=self._authenticate,
             open_host=lambda session, channel, frame: self.hosts.append((session, channel, frame)),
             session_over=self.over.append,
-            handshake=HandshakePorts(verify=verify, random_bytes=self.random, wall_s=lambda: NOW_S),
+            handshake=HandshakePorts(
+                verify=verify_signature, random_bytes=self.random, wall_s=lambda: NOW_S
+            ),
             monotonic_s=lambda: self.now_s,
             jitter=lambda: 0.5,
             counters=self.counters,

@@ -14,8 +14,8 @@ from masque_relay.contract.ghostwire import FrameSession
 from masque_relay.contract.verdict import EndReason
 from masque_relay.wire.capsule import Capsule
 from masque_relay.wire.ghostwire import FRAME_TYPES, MAX_FRAME_BYTES, FrameType
+from masque_relay.wire.ghostwire_names import DEFAULT_PATH, UPGRADE_TOKEN
 
-DEFAULT_PATH = "/.well-known/ghostwire/"
 BUSY_DATAGRAMS = 64
 BUSY_BYTES = 65_536
 
@@ -111,7 +111,7 @@ async def open_http_way(
     await client.connect()
     way = HttpWay(make_session)
     request = TunnelRequest(
-        protocol="ghostwire",
+        protocol=UPGRADE_TOKEN,
         path=path,
         goal="the mesh",
         capsule_types=FRAME_TYPES - {FrameType.DATAGRAM},

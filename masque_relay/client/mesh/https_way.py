@@ -21,7 +21,6 @@ from masque_relay.client.errors import (
     RelayUntrusted,
     TunnelRefused,
 )
-from masque_relay.client.mesh.http_way import DEFAULT_PATH
 from masque_relay.client.mesh.proxy_choice import PROXY_REFUSALS, proxy_refuses
 from masque_relay.client.mesh.way import OpenWay, SessionMaker, WayKind
 from masque_relay.client.uplink import RelayOptions
@@ -31,10 +30,13 @@ from masque_relay.tunnels.frame_stream import FrameStream
 from masque_relay.tunnels.outbox_carrier import OutboxCarrier
 from masque_relay.tunnels.resumable import pad
 from masque_relay.wire.errors import WireError
-
-SESSION_FIELD = "Ghostwire-Session"
-OFFSET_FIELD = "Ghostwire-Offset"
-MODE_FIELD = "Ghostwire-Mode"
+from masque_relay.wire.ghostwire_names import (
+    DEFAULT_PATH,
+    MODE_FIELD,
+    OFFSET_FIELD,
+    POLL_MODE,
+    SESSION_FIELD,
+)
 
 BODY_BYTES = 229_376
 """Of one uplink request; with padding below 256 KiB, so that the window has left at once."""
@@ -228,7 +230,7 @@ class _HttpsWay:
         loop = asyncio.get_running_loop()
         headers = {OFFSET_FIELD: str(self._received_bytes)}
         if not self._may_stream:
-            headers[MODE_FIELD] = "poll"
+            headers[MODE_FIELD] = POLL_MODE
         is_first = self._may_stream
         try:
             async with asyncio.timeout(FIRST_BYTES_S if is_first else SILENCE_S) as deadline:

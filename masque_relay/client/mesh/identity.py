@@ -90,7 +90,7 @@ class PeerIdentity:
 
 
 def verify_signature(peer_id: bytes, signature: bytes, message: bytes) -> bool:
-    """Return whether a signature is by this key; never raises."""
+    """Return whether an Ed25519 signature (RFC 8032) is by this key; never raises."""
     try:
         Ed25519PublicKey.from_public_bytes(peer_id).verify(signature, message)
     except (InvalidSignature, ValueError):

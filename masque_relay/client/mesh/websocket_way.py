@@ -25,7 +25,6 @@ from masque_relay.client.errors import (
     RelayUntrusted,
     TunnelRefused,
 )
-from masque_relay.client.mesh.http_way import DEFAULT_PATH
 from masque_relay.client.mesh.proxy_choice import PROXY_REFUSALS, proxy_refuses
 from masque_relay.client.mesh.way import OpenWay, SessionMaker, WayKind
 from masque_relay.client.uplink import RelayOptions
@@ -34,9 +33,8 @@ from masque_relay.contract.verdict import EndReason
 from masque_relay.tunnels.frame_stream import FrameStream
 from masque_relay.tunnels.outbox_carrier import OutboxCarrier
 from masque_relay.wire.errors import WireError
+from masque_relay.wire.ghostwire_names import DEFAULT_PATH, MAX_MESSAGE_BYTES, SUBPROTOCOL
 
-SUBPROTOCOL = Subprotocol("ghostwire.v1")
-MAX_MESSAGE_BYTES = 65_536
 MAX_RECEIVED_BYTES = 1 << 18
 """Of one message: four times what our relay sends."""
 BACKLOG_BYTES = 262_144
@@ -79,7 +77,7 @@ async def open_websocket_way(
             **where,
             server_hostname=address.host,
             additional_headers=headers,
-            subprotocols=[SUBPROTOCOL],
+            subprotocols=[Subprotocol(SUBPROTOCOL)],
             compression=None,
             proxy=proxy,
             open_timeout=options.limits.connect_timeout_s,

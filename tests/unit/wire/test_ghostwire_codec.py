@@ -43,6 +43,7 @@ from masque_relay.wire.ghostwire_codec import (
     decode_frame,
     encode_frame,
     frame_value,
+    runs_by_channel,
     split_datagram,
 )
 
@@ -187,3 +188,14 @@ def test_datagram_is_split_into_channel_and_payload() -> None:
     assert split_datagram(b"\x40\x41payload") == (0x41, b"payload")
     with pytest.raises(WireError):
         split_datagram(b"\x40")
+
+
+def test_datagrams_of_one_channel_in_a_row_stay_together() -> None:
+    payloads = [b"\x01a", b"\x40\x01b", b"\x02c", b"", b"\x40", b"\x01d"]
+    assert list(runs_by_channel(payloads)) == [
+        (1, [b"a", b"b"]),
+        (2, [b"c"]),
+        (None, [b"", b"\x40"]),
+        (1, [b"d"]),
+    ]
+    assert list(runs_by_channel([])) == []
