@@ -13,8 +13,9 @@ from secrets import SystemRandom
 from typing import Protocol
 
 from masque_relay.client.backoff import Backoff
-from masque_relay.client.bound_udp import BoundUdp, OnClosed, OnPeerBatch
+from masque_relay.client.bound_udp import BoundUdp, OnPeerBatch
 from masque_relay.client.clock import SystemClock
+from masque_relay.client.datagram_tunnel import OnClosed
 from masque_relay.client.errors import ClientError, ConnectionLost, TunnelClosed
 from masque_relay.client.events import BindEvent, PortBound, PortLost
 from masque_relay.client.limits import BoundForwardLimits, ReconnectLimits

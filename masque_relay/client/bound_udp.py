@@ -6,11 +6,12 @@ datagrams carry the peer's address.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
+from masque_relay.client.datagram_tunnel import OnClosed
 from masque_relay.client.errors import RelayIncapable, RelayTimeout, TunnelClosed
 from masque_relay.client.limits import ClientLimits
+from masque_relay.client.receive_queue import ReceiveQueue
 from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream, TunnelUser
 from masque_relay.contract.address import Endpoint
 from masque_relay.tunnels.context_table import BindContext, ContextLimits, ContextTable
@@ -32,7 +33,6 @@ from masque_relay.wire.errors import WireError
 from masque_relay.wire.varint import peek_varint
 
 OnPeerBatch = Callable[[Sequence[bytes], Endpoint], None]
-OnClosed = Callable[[TunnelClosed], None]
 OpenTunnel = Callable[[TunnelRequest, TunnelUser], Awaitable[TunnelStream]]
 
 CLIENT_CONTEXTS = ContextLimits(theirs=256, ours=256)
@@ -60,7 +60,6 @@ class BoundUdp:
         received_count: payloads that came.
         send_dropped_count: payloads not sent: too large, no room, no tunnel, or a peer that nothing
             can carry.
-        receive_dropped_count: payloads pushed out of the receive() queue.
         malformed_count: datagrams whose context or peer nobody knows.
     """
 
@@ -86,7 +85,6 @@ class BoundUdp:
         self.sent_count = 0
         self.received_count = 0
         self.send_dropped_count = 0
-        self.receive_dropped_count = 0
         self.malformed_count = 0
         self._limits = limits
         self._listen = listen
@@ -98,8 +96,7 @@ class BoundUdp:
             is_proxy=False, limits=contexts, send=self._send_capsule, accepts=_any_peer
         )
         self._endpoints: dict[bytes, Endpoint] = {}
-        self._queue: deque[tuple[bytes, Endpoint]] = deque(maxlen=limits.receive_datagrams)
-        self._arrived = asyncio.Event()
+        self._queue: ReceiveQueue[tuple[bytes, Endpoint]] = ReceiveQueue(limits.receive_datagrams)
         self._answered = asyncio.Event()
         """The relay said something about contexts."""
 
@@ -114,6 +111,11 @@ class BoundUdp:
     def closed(self) -> TunnelClosed | None:
         """Why the port is gone; None while it lives."""
         return self._closed
+
+    @property
+    def receive_dropped_count(self) -> int:
+        """Payloads pushed out of the receive() queue."""
+        return self._queue.dropped_count
 
     @property
     def listens(self) -> bool:
@@ -184,12 +186,7 @@ class BoundUdp:
         Raises:
             TunnelClosed: the tunnel is over and its queue is empty.
         """
-        while not self._queue:
-            if self._closed is not None:
-                raise self._closed
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._queue.popleft()
+        return await self._queue.take()
 
     def forget(self, peer: Endpoint) -> None:
         """Close a peer's context, so that another one can have it. Idempotent."""
@@ -257,7 +254,7 @@ class BoundUdp:
     def tunnel_closed(self, closed: TunnelClosed) -> None:
         """Tell whoever waits."""
         self._closed = closed
-        self._arrived.set()
+        self._queue.close(closed)
         self._answered.set()
         on_closed, self._on_closed = self._on_closed, None
         if on_closed is not None:
@@ -302,10 +299,7 @@ class BoundUdp:
             self._stream.send_capsule(capsule_type, value)
 
     def _enqueue(self, payloads: Sequence[bytes], peer: Endpoint) -> None:
-        overflow = len(self._queue) + len(payloads) - self._limits.receive_datagrams
-        self.receive_dropped_count += max(0, overflow)
         self._queue.extend((payload, peer) for payload in payloads)
-        self._arrived.set()
 
 
 async def open_bound_udp(

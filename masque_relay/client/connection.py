@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from masque_relay.client.datagram_tunnel import OnBatch, OnClosed
 from masque_relay.client.errors import (
     ClientError,
     ConnectionLost,
@@ -17,7 +18,7 @@ from masque_relay.client.limits import ClientLimits
 from masque_relay.client.refusal import Headers
 from masque_relay.client.tcp_tunnel import TcpTunnel
 from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream, TunnelUser
-from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel, udp_request
+from masque_relay.client.udp_tunnel import UdpTunnel, udp_request
 from masque_relay.contract.address import Target
 from masque_relay.http.codes import H3Error
 from masque_relay.wire.connect_tcp import CapsuleFraming, DataCapsuleTypes, RawFraming, TcpFraming

@@ -11,6 +11,7 @@ from typing import Protocol
 from masque_relay.client.address import ForwardSpec
 from masque_relay.client.backoff import Backoff
 from masque_relay.client.clock import SystemClock
+from masque_relay.client.datagram_tunnel import OnBatch, OnClosed
 from masque_relay.client.errors import ClientError, ListenFailed, TunnelRefused
 from masque_relay.client.events import (
     OnEvent,
@@ -23,7 +24,7 @@ from masque_relay.client.limits import ForwardLimits, ReconnectLimits
 from masque_relay.client.local_peer import LocalPeer, Source
 from masque_relay.client.sockets import bind_client_udp
 from masque_relay.client.totals import ForwardTotals
-from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
+from masque_relay.client.udp_tunnel import UdpTunnel
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.flow import FlowError
 from masque_relay.contract.ports import Clock, DatagramSocket, DatagramSocketFactory

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
+from masque_relay.client.datagram_tunnel import DatagramTunnel, OnBatch, OnClosed
 from masque_relay.client.errors import RelayTimeout, TunnelClosed
 from masque_relay.client.limits import ClientLimits
-from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream
+from masque_relay.client.tunnel_stream import TunnelRequest
 from masque_relay.contract.address import IPAddress
 from masque_relay.contract.ip_scope import IPNetwork, IpRange, IpScope
 from masque_relay.wire.capsule import Capsule
@@ -15,7 +16,6 @@ from masque_relay.wire.connect_ip import (
     ADDRESS_ASSIGN,
     ADDRESS_REQUEST,
     DEFAULT_TEMPLATE,
-    IP_PACKET_CONTEXT,
     PROTOCOL,
     ROUTE_ADVERTISEMENT,
     TEMPLATE_VARIABLES,
@@ -35,8 +35,6 @@ MAX_PACKET_BYTES = 65_535
 ANY_IPV4 = IPv4Address(0)
 ANY_IPV6 = IPv6Address(0)
 """RFC 9484 section 4.7.2: asking for the all-zero address asks for any."""
-
-OnPackets = Callable[[Sequence[bytes]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +69,7 @@ def ip_request(scope: IpScope, *, template: str = DEFAULT_TEMPLATE) -> TunnelReq
     )
 
 
-class IpTunnel:
+class IpTunnel(DatagramTunnel):
     """IP packets to and from a relay; a TunnelUser. Give it to ``open_tunnel`` with ip_request().
 
     A packet may be lost, doubled or reordered on the way, as on any IP path.
@@ -79,21 +77,14 @@ class IpTunnel:
     Attributes:
         assigned: all that the relay has assigned to us.
         routes: all that can be reached through the relay.
-        sent_count: packets handed to the connection.
-        sent_bytes: their bytes.
-        received_count: packets that came.
-        received_bytes: their bytes.
-        oversize_count: packets not sent because they exceed :attr:`max_packet_bytes`.
-        send_dropped_count: packets not sent: a full queue, or a tunnel that is not open.
-        unknown_context_count: datagrams with a context ID that is not 0.
     """
 
     def __init__(
         self,
         *,
-        on_packets: OnPackets,
+        on_packets: OnBatch,
         on_changed: Callable[[], None] | None = None,
-        on_closed: Callable[[TunnelClosed], None] | None = None,
+        on_closed: OnClosed | None = None,
         limits: ClientLimits | None = None,
     ) -> None:
         """Make a tunnel that is not open yet.
@@ -104,37 +95,17 @@ class IpTunnel:
             on_closed: called once when the tunnel is over, also when it never opened.
             limits: how long the relay may take to assign addresses.
         """
+        super().__init__(max_bytes=MAX_PACKET_BYTES, on_batch=on_packets, on_closed=on_closed)
         self.assigned: tuple[AddressEntry, ...] = ()
         self.routes: tuple[IpRange, ...] = ()
-        self.sent_count = 0
-        self.sent_bytes = 0
-        self.received_count = 0
-        self.received_bytes = 0
-        self.oversize_count = 0
-        self.send_dropped_count = 0
-        self.unknown_context_count = 0
-        self._on_packets = on_packets
         self._on_changed = on_changed
-        self._on_closed = on_closed
         self._limits = limits or ClientLimits()
-        self._stream: TunnelStream | None = None
-        self._closed: TunnelClosed | None = None
         self._last_request_id = 0
         self._answered: dict[int, AddressEntry | None] = {}
         """Request ID -> the answer; None while there is none."""
         self._news = asyncio.Event()
 
     # -- for the user ----------------------------------------------------------------------------
-
-    @property
-    def is_open(self) -> bool:
-        """Whether packets can be sent."""
-        return self._stream is not None and self._stream.is_open
-
-    @property
-    def reliable(self) -> bool:
-        """Capsules on the stream carry the packets: HTTP/2 or 1.1, or no QUIC datagrams."""
-        return self._stream is not None and self._stream.reliable
 
     @property
     def http_version(self) -> str:
@@ -152,30 +123,14 @@ class IpTunnel:
 
         Grows while the path's MTU is being discovered and may shrink with the path: ask per batch.
         """
-        if self._stream is None:
-            return 0
-        room = self._stream.max_datagram_bytes - len(IP_PACKET_CONTEXT)
-        return max(0, min(room, MAX_PACKET_BYTES))
+        return self._largest_bytes()
 
     def send_packets(self, packets: Sequence[bytes]) -> int:
         """Send whole IP packets and return how many were queued; the others are counted drops.
 
         Never blocks and never raises. What is queued leaves at the end of the loop's turn.
         """
-        stream = self._stream
-        if stream is None or not stream.is_open or not packets:
-            self.send_dropped_count += len(packets)
-            return 0
-        largest_bytes = self.max_packet_bytes
-        if max(map(len, packets)) > largest_bytes:
-            fitting = [packet for packet in packets if len(packet) <= largest_bytes]
-            self.oversize_count += len(packets) - len(fitting)
-            packets = fitting
-        sent_count = stream.send_datagrams(IP_PACKET_CONTEXT, packets)
-        self.sent_count += sent_count
-        self.sent_bytes += sum(map(len, packets[:sent_count]))
-        self.send_dropped_count += len(packets) - sent_count
-        return sent_count
+        return self._send(packets)
 
     async def request_addresses(self, wanted: Sequence[IPAddress]) -> tuple[IPNetwork, ...]:
         """Ask for addresses and wait until each is answered; return those that are ours now.
@@ -217,25 +172,7 @@ class IpTunnel:
                 self._answered.pop(entry.request_id, None)
         return self.networks
 
-    def close(self) -> None:
-        """End the tunnel; idempotent. The relay takes the addresses back."""
-        if self._stream is not None:
-            self._stream.close()
-
     # -- TunnelUser ------------------------------------------------------------------------------
-
-    def tunnel_opened(self, stream: TunnelStream) -> None:
-        """The relay said yes."""
-        self._stream = stream
-
-    def datagrams_received(self, payloads: Sequence[bytes]) -> None:
-        """Take HTTP Datagram payloads, context ID included."""
-        packets = [payload[1:] for payload in payloads if payload[:1] == IP_PACKET_CONTEXT]
-        self.unknown_context_count += len(payloads) - len(packets)
-        if packets:
-            self.received_count += len(packets)
-            self.received_bytes += sum(map(len, packets))
-            self._on_packets(packets)
 
     def capsule_received(self, capsule: Capsule) -> None:
         """Take addresses or routes; each replaces what was said before.
@@ -259,11 +196,8 @@ class IpTunnel:
 
     def tunnel_closed(self, closed: TunnelClosed) -> None:
         """Tell whoever waits."""
-        self._closed = closed
         self._news.set()
-        on_closed, self._on_closed = self._on_closed, None
-        if on_closed is not None:
-            on_closed(closed)
+        super().tunnel_closed(closed)
 
     # -- parts -----------------------------------------------------------------------------------
 

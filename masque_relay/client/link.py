@@ -9,13 +9,14 @@ from masque_relay.client.address import RelayAddress
 from masque_relay.client.backoff import Backoff
 from masque_relay.client.clock import SystemClock
 from masque_relay.client.connection import RelayConnection
+from masque_relay.client.datagram_tunnel import OnBatch, OnClosed
 from masque_relay.client.errors import ClientError, ConnectionLost, RelayLeaving
 from masque_relay.client.events import OnEvent, RelayAway, RelayConnected, ignore_event
 from masque_relay.client.limits import ClientLimits, ReconnectLimits
 from masque_relay.client.relay import RelayClient
 from masque_relay.client.tcp_tunnel import TcpTunnel
 from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream, TunnelUser
-from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
+from masque_relay.client.udp_tunnel import UdpTunnel
 from masque_relay.client.uplink import RelayOptions
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.ports import Clock

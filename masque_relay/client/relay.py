@@ -10,6 +10,7 @@ from masque_relay.client.address import RelayAddress, make_target
 from masque_relay.client.clock import SystemClock
 from masque_relay.client.connection import RelayConnection
 from masque_relay.client.credentials import authorization_of
+from masque_relay.client.datagram_tunnel import OnBatch, OnClosed
 from masque_relay.client.errors import ConnectionLost
 from masque_relay.client.exchange import Response
 from masque_relay.client.liveness import Liveness, Pulse
@@ -17,7 +18,7 @@ from masque_relay.client.race import open_uplink
 from masque_relay.client.sockets import bind_client_udp
 from masque_relay.client.tcp_tunnel import TcpTunnel
 from masque_relay.client.tunnel_stream import TunnelRequest, TunnelStream, TunnelUser
-from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
+from masque_relay.client.udp_tunnel import UdpTunnel
 from masque_relay.client.uplink import RelayOptions, Uplink, UplinkParts
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.counters import QuicCounters

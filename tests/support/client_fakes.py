@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from masque_relay.client.connection import RelayConnection
+from masque_relay.client.datagram_tunnel import OnBatch, OnClosed
 from masque_relay.client.limits import ClientLimits
-from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
+from masque_relay.client.udp_tunnel import UdpTunnel
 from masque_relay.contract.address import Endpoint, Target
 from masque_relay.contract.ports import ReceivedBatch
 from masque_relay.quic.application import Headers

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from masque_relay.client.bound_forward import BoundForward
-from masque_relay.client.bound_udp import OnClosed, OnPeerBatch
+from masque_relay.client.bound_udp import OnPeerBatch
+from masque_relay.client.datagram_tunnel import OnClosed
 from masque_relay.client.errors import ClientError, ConnectionLost, TunnelClosed
 from masque_relay.client.events import BindEvent, PortBound, PortLost
 from masque_relay.client.limits import BoundForwardLimits

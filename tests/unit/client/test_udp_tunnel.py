@@ -6,6 +6,7 @@ import pytest
 
 from masque_relay.client.address import make_target
 from masque_relay.client.connection import RelayConnection
+from masque_relay.client.datagram_tunnel import OnBatch, OnClosed
 from masque_relay.client.errors import (
     ConnectionLost,
     RelayTimeout,
@@ -13,7 +14,7 @@ from masque_relay.client.errors import (
     TunnelRefused,
 )
 from masque_relay.client.limits import ClientLimits
-from masque_relay.client.udp_tunnel import OnBatch, OnClosed, UdpTunnel
+from masque_relay.client.udp_tunnel import UdpTunnel
 from masque_relay.contract.verdict import EndReason
 from masque_relay.wire.capsule import CapsuleDecoder, encode_capsule
 from tests.support.client_fakes import ACCEPTED, FakeRelayTransport, connection_on_fake
