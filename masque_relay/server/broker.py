@@ -26,12 +26,12 @@ from masque_relay.dataplane.limits import SocketLimits
 from masque_relay.dataplane.reuseport import Selection, open_group, steer
 from masque_relay.http.tcp_front import open_listener
 from masque_relay.quic.slots import SlotRoutes
+from masque_relay.server.surroundings import QUIC_LISTENER
+from masque_relay.server.twin_port import with_twin_port
 
 ASK_TIMEOUT_S = 30.0
 """A supervisor that collects metrics of many workers may be busy for a while, never for so long."""
 MAX_MESSAGE_BYTES = 65_536
-QUIC_LISTENER = "listen.h3"
-"""The one UDP port whose packets go by connection ID; those of others go by source port."""
 
 Key = tuple[str, str, str]
 """Kind, name and address as configured."""
@@ -123,6 +123,8 @@ class SocketPool:
         self, endpoint: Endpoint, name: str, wanted: Mapping[str, object]
     ) -> list[socket.socket]:
         limits = SocketLimits(**cast("dict[str, Any]", wanted["limits"]))
+        if name == QUIC_LISTENER:
+            endpoint = with_twin_port(endpoint)
         try:
             members = open_group(endpoint, self._routes.slot_count, limits)
         except FlowError as error:
@@ -186,6 +188,7 @@ class BrokeredListeners:
 
 
 def _selection(routes: SlotRoutes, name: str) -> Selection:
+    """Packets of QUIC go by connection ID; those of other UDP ports by source port."""
     return Selection(
         is_quic=name == QUIC_LISTENER,
         modulus=routes.modulus,

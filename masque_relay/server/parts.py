@@ -56,7 +56,7 @@ from masque_relay.server.derp import derp_routes, open_derp
 from masque_relay.server.material import Material
 from masque_relay.server.mesh import Mesh, open_mesh
 from masque_relay.server.mesh_ways import mesh_applications, mesh_routes
-from masque_relay.server.surroundings import Listeners, Surroundings, WorkerShare
+from masque_relay.server.surroundings import QUIC_LISTENER, Listeners, Surroundings, WorkerShare
 from masque_relay.server.turn import SharingFactory, open_turn
 from masque_relay.server.upstream import open_chain
 from masque_relay.wire.connect_tcp import DataCapsuleTypes
@@ -206,7 +206,7 @@ async def open_parts(
     }
     bind_h3 = SharingFactory(
         partial(
-            listeners.datagram, "listen.h3", limits=config.listen.socket, counters=counters.flow
+            listeners.datagram, QUIC_LISTENER, limits=config.listen.socket, counters=counters.flow
         ),
         shares=config.turn.on_h3_port,
     )

@@ -16,6 +16,10 @@ from masque_relay.dataplane.limits import SocketLimits
 from masque_relay.http.tcp_front import open_listener
 from masque_relay.quic.retry import EndpointSecrets
 from masque_relay.quic.slots import Neighbours
+from masque_relay.server.twin_port import with_twin_port
+
+QUIC_LISTENER = "listen.h3"
+"""The name of HTTP/3's address, whose port number HTTPS wants too, over TCP."""
 
 
 class Listeners(Protocol):
@@ -51,7 +55,8 @@ class OwnListeners:
         self, name: str, endpoint: Endpoint, limits: SocketLimits, counters: FlowCounters
     ) -> DatagramSocket:
         """Bind a UDP socket."""
-        del name
+        if name == QUIC_LISTENER:
+            endpoint = with_twin_port(endpoint)
         return bind_udp(endpoint, limits=limits, counters=counters)
 
     def stream(self, name: str, endpoint: Endpoint) -> socket.socket:
