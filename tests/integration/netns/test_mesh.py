@@ -53,12 +53,10 @@ class Stage:
 
     def fetch(self) -> None:
         """Fetch the file; not a byte of it may be lost."""
-        got = self.directory / "whole.bin"
         with downloading(
             self.lab.alice.machine, self.web, self.directory, bytes_per_s=100_000_000
         ) as download:
             assert download.finish() == self.sha256
-        got.unlink(missing_ok=True)
 
 
 @contextmanager

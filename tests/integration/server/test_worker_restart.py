@@ -7,9 +7,10 @@ import signal
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -100,7 +101,7 @@ class Visitors:
 
 
 class ServiceManager:
-    """Hears what a service tells systemd."""
+    """Hears what a service tells systemd, until the end of a block."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "notify"
@@ -108,13 +109,25 @@ class ServiceManager:
         self._socket.bind(str(self.path))
         self._socket.setblocking(False)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
     def heard(self) -> list[str]:
-        """Return the first line of each message, and hear no more."""
+        """Return the first line of each message so far."""
         lines: list[str] = []
-        with self._socket as sock, suppress(BlockingIOError):
+        with suppress(BlockingIOError):
             while True:
-                lines.append(sock.recv(4096).decode().splitlines()[0])
+                lines.append(self._socket.recv(4096).decode().splitlines()[0])
         return lines
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Generator[ServiceManager]:
+    with ServiceManager(tmp_path) as manager:
+        yield manager
 
 
 async def restart(relay: ManagedRelay) -> dict[str, object]:
@@ -131,9 +144,8 @@ async def restart(relay: ManagedRelay) -> dict[str, object]:
 
 
 async def test_no_datagram_is_lost_and_newcomers_meet_the_new_generation(
-    tmp_path: Path, clients: Clients, echo_port: int
+    tmp_path: Path, clients: Clients, echo_port: int, manager: ServiceManager
 ) -> None:
-    manager = ServiceManager(tmp_path)
     environ = {**NO_MESH, "NOTIFY_SOCKET": str(manager.path)}
     with managed_relay(tmp_path, policy=POLICY, arguments=WORKERS, environ=environ) as relay:
         old = [await clients.open(relay) for _ in range(4)]

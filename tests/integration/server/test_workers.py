@@ -87,6 +87,7 @@ class Clients:
             alpn="h3",
             application=client.attach,
             tls=ClientTls(ca_pem=relay.ca_file.read_bytes()),
+            timeout_s=3 * WAIT_S,
         )
         await client.until(lambda: client.settings is not None)
         return client
