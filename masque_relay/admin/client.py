@@ -128,15 +128,15 @@ class AdminClient:
             AdminUnreachableError: nothing answered, or not this API.
             AdminRefusedError: the relay said no.
         """
-        content = None if body is None else orjson.dumps(body)
         try:
-            response = self._http.request(
+            request = self._http.build_request(
                 method,
                 path,
-                content=content,
+                content=None if body is None else orjson.dumps(body),
                 headers={"content-type": "application/json"},
                 timeout=httpx.USE_CLIENT_DEFAULT if timeout_s is None else timeout_s,
             )
+            response = self._send(request)
             answer: object = orjson.loads(response.content)
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise AdminUnreachableError(str(error) or type(error).__name__) from error
@@ -152,3 +152,16 @@ class AdminClient:
             response.status_code,
             cast("JsonObject", problem) if isinstance(problem, dict) else {},
         )
+
+    def _send(self, request: httpx.Request) -> httpx.Response:
+        """Send a request; a question, which changes nothing, once more where it was cut off.
+
+        A relay that replaces itself closes the connections of those who have not asked yet, just
+        when we ask; who follows it listens already (RFC 9110 section 9.2.2).
+        """
+        try:
+            return self._http.send(request)
+        except (httpx.RemoteProtocolError, httpx.ReadError):
+            if request.method != "GET":
+                raise
+            return self._http.send(request)

@@ -91,3 +91,38 @@ def test_a_connection_that_fails_is_told_apart() -> None:
         pytest.raises(AdminUnreachableError, match="refused"),
     ):
         admin.status()
+
+
+class Cut:
+    """Cuts so many connections off before it answers."""
+
+    def __init__(self, count: int) -> None:
+        self.asked_count = 0
+        self._left = count
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked_count += 1
+        if self._left:
+            self._left -= 1
+            raise httpx.RemoteProtocolError("Server disconnected without sending a response.")
+        return httpx.Response(200, content=b"{}")
+
+
+@pytest.mark.parametrize(("cut_count", "answers"), [(1, True), (2, False)])
+def test_question_that_was_cut_off_is_asked_once_more(cut_count: int, answers: bool) -> None:
+    cut = Cut(cut_count)
+    with AdminClient("http://127.0.0.1:9443", "s", transport=httpx.MockTransport(cut)) as admin:
+        if answers:
+            assert admin.status() == {}
+        else:
+            with pytest.raises(AdminUnreachableError, match="disconnected"):
+                admin.status()
+    assert cut.asked_count == 2
+
+
+def test_change_that_was_cut_off_is_not_made_twice() -> None:
+    cut = Cut(1)
+    with AdminClient("http://127.0.0.1:9443", "s", transport=httpx.MockTransport(cut)) as admin:
+        with pytest.raises(AdminUnreachableError, match="disconnected"):
+            admin.reload()
+        assert cut.asked_count == 1
