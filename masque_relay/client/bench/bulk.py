@@ -15,6 +15,9 @@ BURST_COUNT = 64
 """Datagrams handed over in one call, as few as the data plane of a relay moves at a time."""
 WARM_UP = 0.2
 """Part of the time in which answers are not counted yet."""
+RECENT_COUNT = 65_536
+"""Of the datagrams sent last it is known whether they came back: sixteen times the largest load,
+and the same memory however long it takes. What comes back later than that is lost."""
 _TICK_S = 0.05
 
 
@@ -33,7 +36,7 @@ class BulkFlow:
         self._path = path
         self._probes = probes
         self._under_way_count = under_way_count
-        self._is_seen = bytearray()
+        self._is_seen = bytearray(RECENT_COUNT)
         self._settled_count = 0
         self._is_filling = True
         self.sent_count = 0
@@ -50,15 +53,17 @@ class BulkFlow:
             questions = [self._probes.question(first + index) for index in range(count)]
             taken_count = self._path.send_batch(questions)
             self.sent_count += taken_count
-            self._is_seen.extend(bytes(taken_count))
+            for sequence in range(first, self.sent_count):
+                self._is_seen[sequence % RECENT_COUNT] = 0
             if taken_count < count:
                 return  # our own queue is full; what comes back, or a tick, goes on
 
     def receive(self, payloads: Sequence[bytes]) -> None:
         """Take what came back, and fill up."""
         for sequence in self._probes.answered(payloads):
-            if sequence < self.sent_count and not self._is_seen[sequence]:
-                self._is_seen[sequence] = 1
+            is_recent = self.sent_count - RECENT_COUNT <= sequence < self.sent_count
+            if is_recent and not self._is_seen[sequence % RECENT_COUNT]:
+                self._is_seen[sequence % RECENT_COUNT] = 1
                 self.answered_count += 1
                 self._settled_count = max(self._settled_count, sequence + 1)
         self.fill()

@@ -1,6 +1,6 @@
 """client/bench/bulk.py: how many datagrams are under way, and what counts as back."""
 
-from masque_relay.client.bench.bulk import BURST_COUNT, BulkFlow
+from masque_relay.client.bench.bulk import BURST_COUNT, RECENT_COUNT, BulkFlow
 from masque_relay.client.bench.probe import NONCE_BYTES, Probes, answer_to
 from tests.unit.client.bench.fakes import FakePath
 
@@ -70,6 +70,20 @@ def test_answer_to_what_was_never_sent_is_none() -> None:
 
     assert flow.answered_count == 0
     assert flow.sent_count == 2
+
+
+def test_answers_that_come_much_too_late_are_lost_and_hide_no_later_ones() -> None:
+    path = FakePath()
+    flow = flow_on(path, 4)
+    flow.fill()
+    first = back(path, 0)
+    while flow.sent_count <= RECENT_COUNT:
+        flow.give_up()
+
+    flow.receive(first)
+    assert flow.answered_count == 0
+    flow.receive(back(path, RECENT_COUNT))
+    assert flow.answered_count == 1
 
 
 def test_full_queue_of_our_own_is_no_loss() -> None:
