@@ -107,6 +107,10 @@ def _of_trip(trip: RoundTripFigures | None, percent: int) -> str:
     return _ms(trip.p50_ms if percent == 50 else trip.p99_ms)
 
 
+def _lost(trip: RoundTripFigures | None) -> str:
+    return "" if trip is None else f"{trip.loss_percent:.2f} %"
+
+
 def _added(size: SizeReport, percent: int) -> str:
     if (added := size.added) is None:
         return ""
@@ -133,10 +137,8 @@ _ROWS: tuple[tuple[str, Callable[[SizeReport], str]], ...] = (
     (f"round trip at {RATE_PER_S}/s, p99", lambda size: _of_trip(size.relay, 99)),
     ("  directly", lambda size: _of_trip(size.direct, 99)),
     ("  added by the relay", lambda size: _added(size, 99)),
-    (
-        f"lost at {RATE_PER_S}/s",
-        lambda size: "" if size.relay is None else f"{size.relay.loss_percent:.2f} %",
-    ),
+    (f"lost at {RATE_PER_S}/s", lambda size: _lost(size.relay)),
+    ("  directly", lambda size: _lost(size.direct)),
     ("bulk, datagrams", _rate),
     ("  payload each way", _of_bulk(lambda bulk: f"{bulk.mbit_per_s:,.1f} Mbit/s")),
     ("  lost", _of_bulk(lambda bulk: f"{bulk.loss_percent:.2f} %")),
