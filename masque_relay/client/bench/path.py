@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from ipaddress import ip_address
 from typing import Protocol
 
-from masque_relay.client.errors import TunnelClosed
+from masque_relay.client.errors import RelayLeaving, TunnelClosed
 from masque_relay.client.relay import RelayClient
 from masque_relay.client.udp_tunnel import UdpTunnel
 from masque_relay.contract.address import Endpoint, Target
@@ -86,9 +86,15 @@ class TunnelPath(_Inbox):
 
     def check(self) -> None:
         """Make sure that tunnel and connection live; an EchoPath."""
-        if (lost := self._relay.connection.lost) is not None:
-            raise lost
+        connection = self._relay.connection
+        if connection.lost is not None:
+            raise connection.lost
         if self._closed is not None:
+            if connection.is_leaving:
+                raise RelayLeaving(
+                    "the relay is going away, and ended the tunnel",
+                    hint="measure again when it is back",
+                )
             raise self._closed
 
     def close(self) -> None:

@@ -156,7 +156,9 @@ def test_target_that_does_not_echo_is_told_how_to(relay: ManagedRelay) -> None:
     assert "ghostctl bench --serve-echo" in done.stderr
 
 
-def test_interrupt_ends_with_what_was_measured_so_far(relay: ManagedRelay) -> None:
+@contextmanager
+def measuring(relay: ManagedRelay) -> Generator["subprocess.Popen[str]"]:
+    """Run a benchmark without end while the block runs, which begins when datagrams flow."""
     with run_udp_echo() as plain:  # any echo will do
         process = subprocess.Popen(
             [*GHOSTCTL, *to(relay), "--seconds", "600", "--json",
@@ -169,10 +171,16 @@ def test_interrupt_ends_with_what_was_measured_so_far(relay: ManagedRelay) -> No
             wait_until(
                 lambda: plain.received_count > 10 or None, deadline_s=WAIT_S, what="round trips"
             )
-            process.send_signal(signal.SIGINT)
-            output, errors = process.communicate(timeout=WAIT_S)
+            yield process
         finally:
             process.kill()
+            process.communicate()
+
+
+def test_interrupt_ends_with_what_was_measured_so_far(relay: ManagedRelay) -> None:
+    with measuring(relay) as process:
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=WAIT_S)
 
     assert process.returncode == 0, errors
     told = json.loads(output)
@@ -180,6 +188,18 @@ def test_interrupt_ends_with_what_was_measured_so_far(relay: ManagedRelay) -> No
     assert told["ended_by"] == "interrupted"
     assert told["open_tunnel"]["p50_ms"] > 0
     assert told["own_echo"] is False
+
+
+def test_relay_that_goes_away_leaves_what_was_measured_so_far(tmp_path: Path) -> None:
+    with managed_relay(tmp_path) as leaving, measuring(leaving) as process:
+        leaving.terminate()
+        output, errors = process.communicate(timeout=WAIT_S)
+
+    assert process.returncode == 4, errors
+    told = json.loads(output)
+    assert told["complete"] is False
+    assert told["ended_by"] in errors
+    assert told["open_tunnel"]["p50_ms"] > 0
 
 
 @contextmanager

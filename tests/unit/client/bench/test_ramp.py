@@ -42,14 +42,14 @@ def test_rate_that_stops_to_grow_ends_the_search() -> None:
     assert list(ramp.clean_counts()) == [1_024, 256, 64, 16]
 
 
-def test_half_of_what_loses_too_much_is_tried_once() -> None:
+def test_middle_below_what_loses_too_much_is_tried() -> None:
     tried, ramp = climb(per_s=lambda count: 10 * count, lost=lambda count: 0 if count < 200 else 5)
 
     assert tried == [16, 64, 256, 128]
     assert list(ramp.clean_counts()) == [128, 64, 16]
 
 
-def test_half_that_loses_too_much_as_well_ends_the_search() -> None:
+def test_middle_that_loses_too_much_as_well_ends_the_search() -> None:
     tried, ramp = climb(per_s=lambda count: 10 * count, lost=lambda count: 0 if count < 100 else 5)
 
     assert tried == [16, 64, 256, 128]
@@ -59,8 +59,15 @@ def test_half_that_loses_too_much_as_well_ends_the_search() -> None:
 def test_less_is_tried_where_the_first_load_loses_too_much() -> None:
     tried, ramp = climb(per_s=lambda count: 10 * count, lost=lambda count: 0 if count < 5 else 5)
 
-    assert tried == [16, 4]
+    assert tried == [16, 4, 8]
     assert list(ramp.clean_counts()) == [4]
+
+
+def test_middle_is_tried_on_the_way_down_too() -> None:
+    tried, ramp = climb(per_s=lambda count: 10 * count, lost=lambda count: 0 if count < 3 else 5)
+
+    assert tried == [16, 4, 1, 2]
+    assert list(ramp.clean_counts()) == [2, 1]
 
 
 def test_path_that_always_loses_leaves_nothing_to_hold() -> None:
