@@ -25,7 +25,7 @@ OPEN_COUNT = 100
 """Tunnels opened one after the other, if the time is enough: the 99th percentile of fewer is their
 longest."""
 ECHO_WAIT_S = 3.0
-DIRECT_WAIT_S = 1.0
+DIRECT_WAIT_S = 2.0
 RESOLVE_TIMEOUT_S = 5.0
 STEP_PART = 0.25  # of the seconds: one step of the search
 _PLANNED_STEPS = 6  # for the progress that is told; there may be fewer
