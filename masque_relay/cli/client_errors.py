@@ -9,6 +9,7 @@ from masque_relay.client.errors import (
     ConnectionLost,
     CredentialError,
     DeviceFailed,
+    EchoSilent,
     ListenFailed,
     MeshRefused,
     PeerRefused,
@@ -34,6 +35,7 @@ _EXIT_CODES: tuple[tuple[type[ClientError], ExitCode], ...] = (
     (RelayLeaving, ExitCode.UNREACHABLE),
     (ConnectionLost, ExitCode.UNREACHABLE),
     (RelayTimeout, ExitCode.TIMEOUT),
+    (EchoSilent, ExitCode.TIMEOUT),
     (ListenFailed, ExitCode.FAILED),
     (DeviceFailed, ExitCode.FAILED),
 )

@@ -16,7 +16,7 @@ COMMANDS = {
     "token": "Issue and inspect tokens.",
     "key": "Make signing keys and password hashes.",
     "demo": "Start a relay and a client here and watch traffic go through.",
-    "bench": "Measure the relay beside a naive one.",
+    "bench": "Measure a running relay, or the relay of a source tree beside a naive one.",
 }
 """Command -> one line of help. The module is masque_relay.cli.<command>."""
 

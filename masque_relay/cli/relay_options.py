@@ -34,10 +34,27 @@ class RelayChoice:
 
 def relay_options(command: Callable[..., object]) -> Callable[..., object]:
     """Add the options that say which relay; the command gets them as ``chosen: RelayChoice``."""
+    relay = click.option(
+        "--relay", "relay_url", required=True, metavar="URL", help="https://HOST:PORT"
+    )
+    return _with_choice(command, relay)
 
+
+def relay_argument(command: Callable[..., object]) -> Callable[..., object]:
+    """Add the same with the relay as an argument that may be left out.
+
+    The command gets ``chosen: RelayChoice | None``.
+    """
+    return _with_choice(command, click.argument("relay_url", metavar="[RELAY]", required=False))
+
+
+def _with_choice(
+    command: Callable[..., object],
+    relay: Callable[[Callable[..., object]], Callable[..., object]],
+) -> Callable[..., object]:
     @wraps(command)
     def with_choice(
-        relay_url: str,
+        relay_url: str | None,
         template: str | None,
         ca_file: Path | None,
         token_file: Path | None,
@@ -49,6 +66,8 @@ def relay_options(command: Callable[..., object]) -> Callable[..., object]:
         open_timeout_s: float,
         **others: object,
     ) -> object:
+        if relay_url is None:
+            return command(chosen=None, **others)
         credential = _credential(token_file, basic_file, client_cert, client_key)
         limits = ClientLimits(connect_timeout_s=connect_timeout_s, open_timeout_s=open_timeout_s)
         try:
@@ -61,9 +80,7 @@ def relay_options(command: Callable[..., object]) -> Callable[..., object]:
         return command(chosen=RelayChoice(address=address, options=options), **others)
 
     options = (
-        click.option(
-            "--relay", "relay_url", required=True, metavar="URL", help="https://HOST:PORT"
-        ),
+        relay,
         click.option("--template", metavar="PATH", help="URI template, if not the default one."),
         click.option("--ca", "ca_file", type=_FILE, help="Trust only these certificates (PEM)."),
         click.option("--token-file", type=_FILE, help="A file with a bearer token."),

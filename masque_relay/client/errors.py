@@ -46,6 +46,10 @@ class RelayTimeout(ClientError):  # noqa: N818
     """The relay is there but did not answer one request in time."""
 
 
+class EchoSilent(ClientError):  # noqa: N818
+    """The relay opened a tunnel to a benchmark's echo, and nothing comes back from there."""
+
+
 class RelayIncapable(ClientError):  # noqa: N818
     """What answers speaks HTTP/3, but not extended CONNECT (RFC 9220): probably no relay."""
 

@@ -65,6 +65,15 @@ NOT_MIRRORED: dict[str, str] = {
     "masque_relay/client/tcp_dial.py": "sockets: tests/integration/client/test_http_versions.py",
     "masque_relay/client/uplink.py": "sockets: tests/integration/client/test_http_versions.py",
     "masque_relay/server/upstream.py": "wiring: tests/integration/server/test_chain.py",
+    "masque_relay/client/bench/own_echo.py": (
+        "a process: tests/integration/client/test_bench_command.py"
+    ),
+    "masque_relay/client/bench/path.py": (
+        "sockets: tests/integration/client/test_bench_command.py"
+    ),
+    "masque_relay/client/bench/run.py": (
+        "a real relay: tests/integration/client/test_bench_command.py"
+    ),
     "masque_relay/client/direct.py": "sockets: tests/integration/client/test_proxy_command.py",
     "masque_relay/quic/endpoint.py": "sockets: tests/integration/quic",
     "masque_relay/control/gate_build.py": "wiring: tests/unit/control/test_gate.py",

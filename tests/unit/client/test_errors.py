@@ -20,6 +20,7 @@ CODES = {
     errors.RelayLeaving("x"): ExitCode.UNREACHABLE,
     errors.ConnectionLost("x"): ExitCode.UNREACHABLE,
     errors.RelayTimeout("x"): ExitCode.TIMEOUT,
+    errors.EchoSilent("x"): ExitCode.TIMEOUT,
     errors.ListenFailed("x"): ExitCode.FAILED,
     errors.TunnelClosed(EndReason.IDLE, "x"): ExitCode.FAILED,
 }

@@ -1,0 +1,1 @@
+"""Measuring a running relay from outside, through tunnels to a UDP echo."""
