@@ -11,22 +11,22 @@ from ipaddress import ip_address
 from fallbacks.turn.allocation import Allocation, Channel, Relayed, Source
 from fallbacks.turn.path import TurnServices
 from fallbacks.turn.relay_ports import RelayPorts
-from fallbacks.turn.wire.channel_data import (
+from masque_relay.contract.address import Endpoint
+from masque_relay.contract.lease import Meter
+from masque_relay.contract.relay_socket import PeerError
+from masque_relay.stun.channel_data import (
     CHANNEL_HEADER_BYTES,
     encode_channel_head,
     is_channel_data,
 )
-from fallbacks.turn.wire.codepoints import AddressFamily, Attribute, MessageClass, Method
-from fallbacks.turn.wire.message import StunMessage, encode_message, unknown_required
-from fallbacks.turn.wire.values import (
+from masque_relay.stun.codepoints import AddressFamily, Attribute, MessageClass, Method
+from masque_relay.stun.message import StunMessage, encode_message, unknown_required
+from masque_relay.stun.values import (
     decode_xor_address,
     encode_icmp,
     encode_xor_address,
     family_of,
 )
-from masque_relay.contract.address import Endpoint
-from masque_relay.contract.lease import Meter
-from masque_relay.contract.relay_socket import PeerError
 from masque_relay.wire.errors import WireError
 
 _MTU_TYPES = {(AddressFamily.IPV4, 3, 4), (AddressFamily.IPV6, 2, 0)}

@@ -6,11 +6,11 @@ from ipaddress import ip_address
 import pytest
 
 from fallbacks.turn.path import RelayAddress
-from fallbacks.turn.wire.channel_data import encode_channel_head
-from fallbacks.turn.wire.codepoints import Attribute, MessageClass, Method
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.relay_socket import PeerError
 from masque_relay.contract.turn_limits import TurnLimits
+from masque_relay.stun.channel_data import encode_channel_head
+from masque_relay.stun.codepoints import Attribute, MessageClass, Method
 from tests.support.turn_client import Reply
 from tests.support.turn_rig import (
     OTHER_PEER,
