@@ -128,16 +128,22 @@ class DataPath:
         if services.gate.admit_address(allocation.lease, peer.address, peer.port) is not None:
             return False
         public = {address.public for address in services.settings.relay_addresses}
-        return peer.address in public or not services.is_own_address(peer.address)
+        return (
+            peer.address in public
+            or not services.is_own_address(peer.address)
+            or services.is_own_listener(peer)
+        )
 
     def _ask(self, allocation: Allocation, peer: Endpoint, source: Source) -> bool:
         if self._services.gate.admit_address(allocation.lease, peer.address, peer.port) is not None:
             return False
-        # Another relayed address of ours is meant to be reached, nothing else of this host is.
+        # Another relayed address of ours is meant to be reached, and our own QUIC port (a client of
+        # the mesh may have no other way to it); nothing else of this host is.
         return (
             self._ports.is_relayed(source)
             or self._services.is_relayed_elsewhere(source)
             or not self._services.is_own_address(peer.address)
+            or self._services.is_own_listener(peer)
         )
 
     def _send_on_channel(

@@ -358,6 +358,7 @@ class TurnRig:
         self.later: list[Callable[[], None]] = []
         self.own_addresses: set[IPAddress] = set()
         self.relayed_elsewhere: set[tuple[str, int]] = set()
+        self.own_listeners: set[Endpoint] = set()
         self.takes_requests = True
         self.waiting: list[Coroutine[None, None, None]] = []
         self.holds_requests = False
@@ -383,6 +384,7 @@ class TurnRig:
             call_later=lambda _, callback: self.later.append(callback),
             is_own_address=lambda address: address in self.own_addresses,
             is_relayed_elsewhere=lambda source: source in self.relayed_elsewhere,
+            is_own_listener=lambda peer: peer in self.own_listeners,
         )
         self.session = TurnSession(self.services)
 

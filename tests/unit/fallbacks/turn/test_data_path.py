@@ -266,6 +266,20 @@ class TestRelayedToRelayed:
         (message,) = other.received_messages()
         assert Reply(message).address(Attribute.XOR_PEER_ADDRESS) == first
 
+    def test_the_relays_own_quic_port_is_reached_and_nothing_beside_it(
+        self, make_rig: MakeRig
+    ) -> None:
+        rig = make_rig()
+        rig.own_addresses.add(PEER.address)
+        rig.own_listeners.add(PEER)
+        client = rig.client()
+        client.allocate()
+        assert client.bind_channel(NUMBER, PEER).ok
+        beside = Endpoint(address=PEER.address, port=22)
+        assert client.bind_channel(0x4001, beside).error == 403
+        client.send_channel(NUMBER, b"hello")
+        assert rig.relay_sockets[0].sent == [([b"hello"], TO_PEER, False)]
+
     def test_a_bound_udp_tunnel_on_the_hosts_own_address_is_reached_and_nothing_beside_it(
         self, make_rig: MakeRig
     ) -> None:
