@@ -8,14 +8,6 @@ from fallbacks.turn.authentication import Presented
 from fallbacks.turn.denials import error_of_denial, error_of_fault, is_credential_reason
 from fallbacks.turn.gate_request import relay_request
 from fallbacks.turn.path import ClientPath, PathKind, RelayAddress
-from fallbacks.turn.wire.codepoints import AddressFamily, Attribute, ErrorCode
-from fallbacks.turn.wire.message import unknown_required
-from fallbacks.turn.wire.values import (
-    encode_address,
-    encode_address_error,
-    encode_xor_address,
-    family_of,
-)
 from fallbacks.turn.wish import AllocateWish, parse_wish
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.flow import FlowError, FlowFault
@@ -23,6 +15,14 @@ from masque_relay.contract.lease import Lease
 from masque_relay.contract.request import Method as RelayMethod
 from masque_relay.contract.request import RelayRequest
 from masque_relay.contract.verdict import Denial, DenyReason, EndReason
+from masque_relay.stun.codepoints import AddressFamily, Attribute, ErrorCode
+from masque_relay.stun.message import unknown_required
+from masque_relay.stun.values import (
+    encode_address,
+    encode_address_error,
+    encode_xor_address,
+    family_of,
+)
 
 if TYPE_CHECKING:
     from fallbacks.turn.session import TurnSession

@@ -8,10 +8,10 @@ looked at once per second, which is exact enough for lifetimes of minutes.
 from dataclasses import dataclass, field
 
 from fallbacks.turn.path import ClientPath
-from fallbacks.turn.wire.codepoints import AddressFamily
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.lease import Lease
 from masque_relay.contract.relay_socket import RelaySocket
+from masque_relay.stun.codepoints import AddressFamily
 
 Source = tuple[str, int]
 """Host and port as sockets give them."""

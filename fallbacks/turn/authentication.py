@@ -7,13 +7,14 @@ signed with it.
 
 from dataclasses import dataclass
 
-from fallbacks.turn.nonce import NonceMaker, NonceState, has_password_algorithms_bit
+from fallbacks.turn.nonce import NonceMaker, NonceState
 from fallbacks.turn.path import ClientPath, PathKind, TurnSettings
-from fallbacks.turn.wire.codepoints import Attribute, ErrorCode, PasswordAlgorithm
-from fallbacks.turn.wire.integrity import is_signed_by, user_hash
-from fallbacks.turn.wire.message import StunMessage
-from fallbacks.turn.wire.values import decode_algorithm, decode_text, encode_algorithms
 from masque_relay.contract.request import MessageIntegrity
+from masque_relay.stun.codepoints import Attribute, ErrorCode, PasswordAlgorithm
+from masque_relay.stun.integrity import is_signed_by, user_hash
+from masque_relay.stun.message import StunMessage
+from masque_relay.stun.nonce_cookie import has_password_algorithms_bit
+from masque_relay.stun.values import decode_algorithm, decode_text, encode_algorithms
 from masque_relay.wire.errors import WireError
 
 MAX_USERNAME_BYTES = 4_096

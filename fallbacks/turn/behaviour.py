@@ -6,10 +6,10 @@ them, or at another port of its own address; both tell a client how its NAT maps
 
 from fallbacks.turn import replies
 from fallbacks.turn.path import ClientPath
-from fallbacks.turn.wire.codepoints import Attribute, ErrorCode
-from fallbacks.turn.wire.message import StunMessage
-from fallbacks.turn.wire.values import decode_u32, encode_address, encode_xor_address
 from masque_relay.contract.address import Endpoint
+from masque_relay.stun.codepoints import Attribute, ErrorCode
+from masque_relay.stun.message import StunMessage
+from masque_relay.stun.values import decode_u32, encode_address, encode_xor_address
 from masque_relay.wire.errors import WireError
 
 CHANGE_IP = 0x04

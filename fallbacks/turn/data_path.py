@@ -11,22 +11,22 @@ from ipaddress import ip_address
 from fallbacks.turn.allocation import Allocation, Channel, Relayed, Source
 from fallbacks.turn.path import TurnServices
 from fallbacks.turn.relay_ports import RelayPorts
-from fallbacks.turn.wire.channel_data import (
+from masque_relay.contract.address import Endpoint
+from masque_relay.contract.lease import Meter
+from masque_relay.contract.relay_socket import PeerError
+from masque_relay.stun.channel_data import (
     CHANNEL_HEADER_BYTES,
     encode_channel_head,
     is_channel_data,
 )
-from fallbacks.turn.wire.codepoints import AddressFamily, Attribute, MessageClass, Method
-from fallbacks.turn.wire.message import StunMessage, encode_message, unknown_required
-from fallbacks.turn.wire.values import (
+from masque_relay.stun.codepoints import AddressFamily, Attribute, MessageClass, Method
+from masque_relay.stun.message import StunMessage, encode_message, unknown_required
+from masque_relay.stun.values import (
     decode_xor_address,
     encode_icmp,
     encode_xor_address,
     family_of,
 )
-from masque_relay.contract.address import Endpoint
-from masque_relay.contract.lease import Meter
-from masque_relay.contract.relay_socket import PeerError
 from masque_relay.wire.errors import WireError
 
 _MTU_TYPES = {(AddressFamily.IPV4, 3, 4), (AddressFamily.IPV6, 2, 0)}
@@ -128,16 +128,22 @@ class DataPath:
         if services.gate.admit_address(allocation.lease, peer.address, peer.port) is not None:
             return False
         public = {address.public for address in services.settings.relay_addresses}
-        return peer.address in public or not services.is_own_address(peer.address)
+        return (
+            peer.address in public
+            or not services.is_own_address(peer.address)
+            or services.is_own_listener(peer)
+        )
 
     def _ask(self, allocation: Allocation, peer: Endpoint, source: Source) -> bool:
         if self._services.gate.admit_address(allocation.lease, peer.address, peer.port) is not None:
             return False
-        # Another relayed address of ours is meant to be reached, nothing else of this host is.
+        # Another relayed address of ours is meant to be reached, and our own QUIC port (a client of
+        # the mesh may have no other way to it); nothing else of this host is.
         return (
             self._ports.is_relayed(source)
             or self._services.is_relayed_elsewhere(source)
             or not self._services.is_own_address(peer.address)
+            or self._services.is_own_listener(peer)
         )
 
     def _send_on_channel(

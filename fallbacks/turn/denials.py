@@ -6,9 +6,9 @@ credential are all 401: which of several checks failed is not told.
 
 from typing import assert_never
 
-from fallbacks.turn.wire.codepoints import ErrorCode
 from masque_relay.contract.flow import FlowFault
 from masque_relay.contract.verdict import DenyReason
+from masque_relay.stun.codepoints import ErrorCode
 
 _CREDENTIAL_REASONS = frozenset(
     {

@@ -11,14 +11,17 @@ import hmac
 import secrets
 from enum import Enum
 
-COOKIE = b"obMatJos2"
-SECURITY_BITS = 0b11 << 22
-"""Bit 0 is password algorithms, bit 1 is user name anonymity, counted from the left."""
+from masque_relay.stun.nonce_cookie import (
+    PASSWORD_ALGORITHMS,
+    USERNAME_ANONYMITY,
+    nonce_prefix,
+)
+
 MAX_NONCE_BYTES = 763
 """RFC 8489 section 14.10: fewer than 128 characters, which can be as many bytes."""
 
 _TAG_BYTES = 8
-_PREFIX = COOKIE + base64.b64encode(SECURITY_BITS.to_bytes(3, "big"))
+_PREFIX = nonce_prefix(PASSWORD_ALGORITHMS | USERNAME_ANONYMITY)
 _STAMP_TEXT_BYTES = 16  # 12 bytes in base64
 
 
@@ -60,14 +63,3 @@ class NonceMaker:
 
     def _tag(self, stamp: bytes, client: bytes) -> bytes:
         return hmac.digest(self._key, stamp + client, "sha256")[:_TAG_BYTES]
-
-
-def has_password_algorithms_bit(nonce: bytes) -> bool:
-    """Return whether a nonce claims that its server offered password algorithms."""
-    if not nonce.startswith(COOKIE) or len(nonce) < len(_PREFIX):
-        return False
-    try:
-        bits = base64.b64decode(nonce[len(COOKIE) : len(_PREFIX)], validate=True)
-    except ValueError:
-        return False
-    return bool(bits[0] & 0x80)

@@ -188,3 +188,5 @@ class TurnServices:
     """Whether an address is a public one of this very host, behind its firewall."""
     is_relayed_elsewhere: Callable[[tuple[str, int]], bool]
     """Whether an endpoint of this host is a relayed address of another kind (bound UDP)."""
+    is_own_listener: Callable[[Endpoint], bool]
+    """Whether this relay itself listens there for QUIC, which anybody may reach anyhow."""

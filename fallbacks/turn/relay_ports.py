@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from fallbacks.turn.allocation import Relayed, Source
 from fallbacks.turn.path import RelayAddress, TurnServices
-from fallbacks.turn.wire.codepoints import AddressFamily
-from fallbacks.turn.wire.values import family_of
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.flow import FlowError, FlowFault
+from masque_relay.stun.codepoints import AddressFamily
+from masque_relay.stun.values import family_of
 
 PORT_TRIES = 32
 """With half of the range taken, one open in 2^32 fails without need."""

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from fallbacks.turn.wire.codepoints import Attribute, ErrorCode, MessageClass
-from fallbacks.turn.wire.integrity import append_integrity
-from fallbacks.turn.wire.message import StunMessage, append_fingerprint, encode_message
-from fallbacks.turn.wire.values import encode_error, encode_types
+from masque_relay.stun.codepoints import Attribute, ErrorCode, MessageClass
+from masque_relay.stun.integrity import append_integrity
+from masque_relay.stun.message import StunMessage, append_fingerprint, encode_message
+from masque_relay.stun.values import encode_error, encode_types
 
 Attributes = Iterable[tuple[int, bytes]]
 

@@ -9,19 +9,19 @@ from fallbacks.turn.allocation import Allocation, Channel, Source
 from fallbacks.turn.authentication import Presented
 from fallbacks.turn.denials import error_of_fault
 from fallbacks.turn.path import ClientPath
-from fallbacks.turn.wire.codepoints import AddressFamily, Attribute, ErrorCode, Method
-from fallbacks.turn.wire.values import (
+from fallbacks.turn.wish import parse_family, parse_lifetime
+from masque_relay.contract.address import Endpoint
+from masque_relay.contract.flow import FlowError
+from masque_relay.contract.turn_limits import TurnLimits
+from masque_relay.contract.verdict import EndReason
+from masque_relay.stun.codepoints import AddressFamily, Attribute, ErrorCode, Method
+from masque_relay.stun.values import (
     CHANNEL_MAX,
     CHANNEL_MIN,
     decode_channel,
     decode_xor_address,
     family_of,
 )
-from fallbacks.turn.wish import parse_family, parse_lifetime
-from masque_relay.contract.address import Endpoint
-from masque_relay.contract.flow import FlowError
-from masque_relay.contract.turn_limits import TurnLimits
-from masque_relay.contract.verdict import EndReason
 from masque_relay.wire.errors import WireError
 
 if TYPE_CHECKING:

@@ -31,11 +31,11 @@ from fallbacks.turn.path import (
 from fallbacks.turn.relay_ports import RelayPorts
 from fallbacks.turn.requests import AllocationRequests
 from fallbacks.turn.tcp_relay import TcpRelays, bind_connection
-from fallbacks.turn.wire.channel_data import is_channel_data
-from fallbacks.turn.wire.codepoints import Attribute, ErrorCode, MessageClass, Method
-from fallbacks.turn.wire.message import StunMessage, decode_message, unknown_required
 from masque_relay.contract.request import Method as RelayMethod
 from masque_relay.contract.verdict import Denial, EndReason
+from masque_relay.stun.channel_data import is_channel_data
+from masque_relay.stun.codepoints import Attribute, ErrorCode, MessageClass, Method
+from masque_relay.stun.message import StunMessage, decode_message, unknown_required
 from masque_relay.wire.errors import WireError
 
 MIN_AUTHENTICATED_BYTES = 100

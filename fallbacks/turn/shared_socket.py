@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from fallbacks.turn.allocation import Source
-from fallbacks.turn.wire.message import is_stun
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.ports import DatagramSocket, ReceivedBatch
+from masque_relay.stun.message import is_stun
 
 
 class StunTaker(Protocol):

@@ -10,8 +10,8 @@ from fallbacks.turn.allocation import Allocation
 from fallbacks.turn.gate_request import source_key
 from fallbacks.turn.path import PathKind, Splice
 from fallbacks.turn.session import TurnSession
-from fallbacks.turn.wire.channel_data import StreamDecoder
 from masque_relay.contract.address import Endpoint
+from masque_relay.stun.channel_data import StreamDecoder
 from masque_relay.wire.errors import WireError
 
 MESSAGES_PER_TURN = 256

@@ -14,12 +14,12 @@ from fallbacks.turn import replies
 from fallbacks.turn.allocation import Allocation
 from fallbacks.turn.authentication import Presented
 from fallbacks.turn.path import ClientPath, SplicedPath, TurnServices
-from fallbacks.turn.wire.codepoints import Attribute, MessageClass, Method
-from fallbacks.turn.wire.message import encode_message
-from fallbacks.turn.wire.values import encode_xor_address
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.flow import ByteSink, FlowError, FlowFault, TcpFlow
 from masque_relay.contract.relay_socket import RelayTcp
+from masque_relay.stun.codepoints import Attribute, MessageClass, Method
+from masque_relay.stun.message import encode_message
+from masque_relay.stun.values import encode_xor_address
 
 UNSENT_BYTES = 65_536
 """What may wait for a peer's socket before the client has to."""

@@ -2,15 +2,15 @@
 
 from dataclasses import dataclass
 
-from fallbacks.turn.wire.codepoints import (
+from masque_relay.stun.codepoints import (
     PROTOCOL_TCP,
     PROTOCOL_UDP,
     AddressFamily,
     Attribute,
     ErrorCode,
 )
-from fallbacks.turn.wire.message import StunMessage
-from fallbacks.turn.wire.values import decode_family, decode_u32
+from masque_relay.stun.message import StunMessage
+from masque_relay.stun.values import decode_family, decode_u32
 from masque_relay.wire.errors import WireError
 
 

@@ -6,7 +6,14 @@ from pathlib import Path
 import click
 
 from masque_relay.cli.output import ExitCode, json_option, print_json, print_table
-from masque_relay.cli.peer_node import load_identity, proxy_argument, proxy_option, token_of
+from masque_relay.cli.peer_node import (
+    load_identity,
+    proxy_argument,
+    proxy_option,
+    token_of,
+    turn_argument,
+    turn_option,
+)
 from masque_relay.cli.relay_options import RelayChoice, relay_options
 from masque_relay.client.mesh.nat_kind import NatKind
 from masque_relay.client.mesh.netcheck import NetReport, WayReport, WayState, check_network
@@ -26,6 +33,7 @@ _NAT_WORDS = {
 @click.command()
 @relay_options
 @proxy_option
+@turn_option
 @click.option(
     "--key",
     "key_file",
@@ -34,7 +42,13 @@ _NAT_WORDS = {
     " A peer that is at the relay with the same key now has to connect again.",
 )
 @json_option
-def netcheck(chosen: RelayChoice, proxy: str | None, key_file: Path | None, as_json: bool) -> None:
+def netcheck(
+    chosen: RelayChoice,
+    proxy: str | None,
+    turn_file: Path | None,
+    key_file: Path | None,
+    as_json: bool,
+) -> None:
     """Try every way to a relay from here, and say what works and how well.
 
     \b
@@ -51,7 +65,7 @@ def netcheck(chosen: RelayChoice, proxy: str | None, key_file: Path | None, as_j
     url = proxy_argument(proxy, chosen)
     report = asyncio.run(
         check_network(
-            ways_to(chosen.address, chosen.options, proxy=url),
+            ways_to(chosen.address, chosen.options, proxy=url, turn=turn_argument(turn_file)),
             token=token_of(chosen),
             relay_name=chosen.address.host,
             identity=None if key_file is None else load_identity(key_file),

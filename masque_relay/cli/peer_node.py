@@ -21,6 +21,7 @@ from masque_relay.client.mesh.remembered import WayMemory, default_file
 from masque_relay.client.mesh.uplink import UplinkChange, UplinkSettings, UplinkState
 from masque_relay.client.mesh.way import WayKind
 from masque_relay.client.mesh.ways import DEFAULT_ORDER, ways_to
+from masque_relay.client.turn.server import TurnRoute, load_turn_route
 from masque_relay.wire.errors import WireError
 from masque_relay.wire.peer_id import format_peer_id, parse_peer_id
 
@@ -41,6 +42,15 @@ proxy_option = click.option(
     metavar="URL",
     help="http://… or socks5h://… that leads out of this network, `none` for none."
     " Without it: HTTPS_PROXY, ALL_PROXY, NO_PROXY.",
+)
+
+
+turn_option = click.option(
+    "--turn",
+    "turn_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file with TURN servers that lead to the relay where nothing else does: an entry of"
+    " iceServers, as `ghostctl token turn --json --uri URI` prints it.",
 )
 
 
@@ -81,13 +91,25 @@ class PeerChoice:
     """What the options mean."""
 
     def __init__(
-        self, relay: RelayChoice, key_file: Path, ways: tuple[str, ...], proxy: str | None
+        self,
+        relay: RelayChoice,
+        key_file: Path,
+        ways: tuple[str, ...],
+        proxy: str | None,
+        turn_file: Path | None,
     ) -> None:
         self.relay = relay
         self.identity = load_identity(key_file)
         kinds = [WayKind(way) for way in ways] or DEFAULT_ORDER
         url = proxy_argument(proxy, relay)
-        openers = ways_to(relay.address, relay.options, kinds=kinds, proxy=url)
+        turn = turn_argument(turn_file)
+        openers = ways_to(relay.address, relay.options, kinds=kinds, proxy=url, turn=turn)
+        if not openers and url is None:
+            fail(
+                "--way turn wants to know a TURN server",
+                hint="name it in a file, and the file with --turn",
+                exit_code=ExitCode.USAGE,
+            )
         if not openers:
             fail(
                 "none of these ways can use a proxy",
@@ -140,12 +162,15 @@ def peer_options(command: Callable[..., object]) -> Callable[..., object]:
         key_file: Path,
         ways: tuple[str, ...],
         proxy: str | None,
+        turn_file: Path | None,
         **others: object,
     ) -> object:
-        return command(chosen=PeerChoice(chosen, key_file, ways, proxy), **others)
+        choice = PeerChoice(chosen, key_file, ways, proxy, turn_file)
+        return command(chosen=choice, **others)
 
     wrapped: Callable[..., object] = with_choice
     for option in (
+        turn_option,
         proxy_option,
         click.option(
             "--way",
@@ -172,6 +197,14 @@ def proxy_argument(option: str | None, relay: RelayChoice) -> str | None:
     """Return the proxy to use, or leave with the next step."""
     try:
         return chosen_proxy(option, relay.address.host)
+    except ClientError as error:
+        fail_with(error)
+
+
+def turn_argument(file: Path | None) -> TurnRoute | None:
+    """Return the TURN servers of a file, or leave with the next step."""
+    try:
+        return None if file is None else load_turn_route(file)
     except ClientError as error:
         fail_with(error)
 

@@ -240,6 +240,7 @@ async def open_parts(
         tcp_front=tcp_front,
         shared=bind_h3.shared,
         bound_flows=dataplane.bound_flows,
+        h3_address=h3_address,
         gate=gate,
         clock=clock,
         counters=counters.turn,

@@ -69,6 +69,7 @@ async def open_turn(  # noqa: PLR0913 (all by keyword, from one place)
     flows: FlowCounters,
     listeners: Listeners,
     bound_flows: BoundFlowTable,
+    h3_address: Endpoint,
 ) -> TurnServer | None:
     """Listen as `[turn]` says, None where it names no listener; the stack closes it.
 
@@ -96,6 +97,7 @@ async def open_turn(  # noqa: PLR0913 (all by keyword, from one place)
         unwatch=readers.unwatch,
         is_own_address=own,
         is_relayed_elsewhere=bound_flows.holds,
+        is_own_listener=partial(_listens_at, h3_address),
     )
     server = TurnServer(services, pending)
     # A client with a bound UDP tunnel and one of TURN reach each other's public addresses.
@@ -219,6 +221,13 @@ def _relay_addresses(section: TurnSection) -> Iterable[RelayAddress]:
 def _nothing_is_own(address: IPAddress) -> bool:
     del address
     return False
+
+
+def _listens_at(h3_address: Endpoint, endpoint: Endpoint) -> bool:
+    """Whether an endpoint of this host is where HTTP/3 listens."""
+    if endpoint.port != h3_address.port:
+        return False
+    return h3_address.address.is_unspecified or endpoint.address == h3_address.address
 
 
 def _cannot_listen(key_path: str, address: Endpoint, detail: str) -> ConfigError:

@@ -24,8 +24,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fallbacks.turn.wire.channel_data import encode_channel_head
 from masque_relay.config.dev_state import prepare_dev_state
+from masque_relay.stun.channel_data import encode_channel_head
 from tests.bench.report import Report, machine
 from tests.bench.subjects import run_relay
 from tests.support.turn_client import TurnClient, endpoint

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from fallbacks.turn.authentication import OFFERED_ALGORITHMS
-from fallbacks.turn.wire.codepoints import Attribute, MessageClass, Method
-from fallbacks.turn.wire.integrity import append_integrity, is_signed_by
-from fallbacks.turn.wire.message import append_fingerprint, decode_message, encode_message
 from masque_relay.contract.address import Endpoint
+from masque_relay.stun.codepoints import Attribute, MessageClass, Method
+from masque_relay.stun.integrity import append_integrity, is_signed_by
+from masque_relay.stun.message import append_fingerprint, decode_message, encode_message
 from masque_relay.wire.errors import WireError
 from tests.support.stun_vectors import SHA256_REQUEST, SHORT_TERM_KEY, VECTORS
 from tests.support.turn_rig import REALM, TurnRig, error_name

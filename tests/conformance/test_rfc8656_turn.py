@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from fallbacks.turn.path import PathKind
-from fallbacks.turn.wire.codepoints import Attribute, Method
 from masque_relay.contract.address import Endpoint
+from masque_relay.stun.codepoints import Attribute, Method
 from tests.support.turn_client import TCP, Reply
 from tests.support.turn_rig import (
     OTHER_PEER,

@@ -9,16 +9,16 @@ from contextlib import suppress
 
 from fallbacks.derp import wire as derp
 from fallbacks.derp.info import parse_client_info
-from fallbacks.turn.wire.channel_data import StreamDecoder
-from fallbacks.turn.wire.integrity import is_signed_by
-from fallbacks.turn.wire.message import decode_message, encode_message
-from fallbacks.turn.wire.values import (
+from fallbacks.turn.wish import parse_wish
+from masque_relay.stun.channel_data import StreamDecoder
+from masque_relay.stun.integrity import is_signed_by
+from masque_relay.stun.message import decode_message, encode_message
+from masque_relay.stun.values import (
     decode_address,
     decode_algorithm,
     decode_channel,
     decode_family,
 )
-from fallbacks.turn.wish import parse_wish
 from masque_relay.wire.authority import parse_authority
 from masque_relay.wire.capsule import Capsule, CapsuleDecoder, encode_capsule
 from masque_relay.wire.connect_ip import (

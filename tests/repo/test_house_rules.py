@@ -56,6 +56,7 @@ NOT_MIRRORED: dict[str, str] = {
     ),
     "masque_relay/tunnels/ip_parts.py": "ports only",
     "masque_relay/client/byte_stream.py": "ports only",
+    "masque_relay/client/turn/wire.py": "sockets: tests/integration/mesh/test_turn_way.py",
     "masque_relay/server/twin_port.py": "sockets: tests/integration/server/test_twin_port.py",
     "masque_relay/client/datagram_tunnel.py": "what it is the base of: test_{udp,ip}_tunnel.py",
     "masque_relay/wire/ghostwire_names.py": "names only",

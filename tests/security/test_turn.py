@@ -13,14 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fallbacks.turn.path import PathKind
-from fallbacks.turn.wire.channel_data import StreamDecoder
-from fallbacks.turn.wire.codepoints import Attribute, MessageClass, Method
-from fallbacks.turn.wire.message import encode_message
 from masque_relay.contract.turn_limits import TurnLimits
 from masque_relay.contract.verdict import DenyReason, EndReason
 from masque_relay.control.auth.turn import bearer_key
 from masque_relay.control.settings import GateLimits
 from masque_relay.http.tcp_tls import CertificateFiles, build_server_context
+from masque_relay.stun.channel_data import StreamDecoder
+from masque_relay.stun.codepoints import Attribute, MessageClass, Method
+from masque_relay.stun.message import encode_message
 from masque_relay.wire.errors import WireError
 from tests.support.site_certificate import write_site_certificate
 from tests.support.turn_client import Credentials, Reply, TurnClient, endpoint

@@ -14,6 +14,7 @@ from masque_relay.client.mesh.node import MeshNode
 from masque_relay.client.mesh.uplink import UplinkSettings
 from masque_relay.client.mesh.way import OpenWay, WayKind
 from masque_relay.client.mesh.ways import ways_to
+from masque_relay.client.turn.server import TurnRoute
 from masque_relay.config.dev_state import DEV_AUDIENCE, DEV_ISSUER
 from masque_relay.contract.ghostwire import Exporter
 from masque_relay.control.auth.keys import load_signing_key
@@ -118,6 +119,7 @@ async def arriving(
     token: str | None = None,
     peer: MeshPeer | None = None,
     arrival: Arrival | None = None,
+    turn: TurnRoute | None = None,
 ) -> AsyncGenerator[Arrival]:
     """Let a peer come in by a carrier; the block begins when it is in or refused.
 
@@ -127,13 +129,14 @@ async def arriving(
         token: what it shows; by default one that is bound to its key.
         peer: who; by default somebody new.
         arrival: how; by default as everybody does.
+        turn: the TURN servers of that carrier.
     """
     arrival = arrival or Arrival(peer or MeshPeer())
     token = token_of(relay, identity=arrival.peer.identity) if token is None else token
     address = RelayAddress.parse(relay.url)
     credential = Bearer(token=token) if token else None
     options = RelayOptions(ca_file=relay.ca_file, credential=credential)
-    ((_, opener),) = ways_to(address, options, kinds=[kind])
+    ((_, opener),) = ways_to(address, options, kinds=[kind], turn=turn)
     running: asyncio.Future[None] | None = None
     try:
         try:

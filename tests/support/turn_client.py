@@ -15,18 +15,18 @@ from ipaddress import ip_address
 from types import TracebackType
 from typing import Self
 
-from fallbacks.turn.wire.channel_data import StreamDecoder, encode_channel_head
-from fallbacks.turn.wire.codepoints import Attribute, ErrorCode, MessageClass, Method
-from fallbacks.turn.wire.codepoints import PasswordAlgorithm as Algorithm
-from fallbacks.turn.wire.integrity import append_integrity, long_term_key, user_hash
-from fallbacks.turn.wire.message import (
+from masque_relay.contract.address import Endpoint
+from masque_relay.stun.channel_data import StreamDecoder, encode_channel_head
+from masque_relay.stun.codepoints import Attribute, ErrorCode, MessageClass, Method
+from masque_relay.stun.codepoints import PasswordAlgorithm as Algorithm
+from masque_relay.stun.integrity import append_integrity, long_term_key, user_hash
+from masque_relay.stun.message import (
     StunMessage,
     append_fingerprint,
     decode_message,
     encode_message,
 )
-from fallbacks.turn.wire.values import decode_error, decode_xor_address, encode_xor_address
-from masque_relay.contract.address import Endpoint
+from masque_relay.stun.values import decode_error, decode_xor_address, encode_xor_address
 
 WAIT_S = 10.0
 UDP = bytes((17, 0, 0, 0))

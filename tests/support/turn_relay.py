@@ -33,13 +33,15 @@ token_keys = [
 [turn]
 server_name = "blackdow.carleon.gov"
 %s
-tcp = ["127.0.0.1:0", "[::1]:0"]
-tls = ["127.0.0.1:0", "[::1]:0"]
 on_https_port = true
 on_h3_port = true
 """
 
 UDP = 'udp = ["127.0.0.1:0", "[::1]:0"]'
+STREAMS = """
+tcp = ["127.0.0.1:0", "[::1]:0"]
+tls = ["127.0.0.1:0", "[::1]:0"]
+"""
 
 POLICY = """
 [[rule]]
@@ -114,7 +116,8 @@ def turn_relay(
     directory: Path,
     *,
     policy: str = POLICY,
-    listen: str = UDP,
+    listen: str = UDP + STREAMS,
+    h3: str = "127.0.0.1:0",
     more: str = "",
     environ: Mapping[str, str] | None = None,
 ) -> Generator[TurnRelay]:
@@ -123,7 +126,8 @@ def turn_relay(
     Args:
         directory: a temporary directory.
         policy: the policy file's text.
-        listen: the line of ``[turn]`` with the UDP listeners.
+        listen: the lines of ``[turn]`` with the listeners.
+        h3: where the relay listens for HTTP/3.
         more: TOML behind ``[turn]``.
         environ: further environment variables.
     """
@@ -139,6 +143,6 @@ def turn_relay(
         f'turn_md5 = "{md5.hex()}"\nturn_sha256 = "{sha256.hex()}"\n'
     )
     with managed_relay(
-        directory, policy=policy, config=TURN % listen + more, environ=environ
+        directory, policy=policy, config=TURN % listen + more, environ=environ, listen=h3
     ) as relay:
         yield TurnRelay(relay=relay)

@@ -16,11 +16,6 @@ from pathlib import Path
 from fallbacks.turn.allocation import Allocation
 from fallbacks.turn.path import PathKind, RelayAddress, Splice, TurnServices, TurnSettings
 from fallbacks.turn.session import TurnSession
-from fallbacks.turn.wire.channel_data import encode_channel_head
-from fallbacks.turn.wire.codepoints import Attribute, ErrorCode, MessageClass, Method
-from fallbacks.turn.wire.integrity import append_integrity, is_signed_by
-from fallbacks.turn.wire.message import StunMessage, decode_message, encode_message
-from fallbacks.turn.wire.values import encode_xor_address
 from masque_relay.contract.address import Endpoint, IPAddress
 from masque_relay.contract.counters import TunnelCounters, TurnCounters
 from masque_relay.contract.flow import ByteSink, FlowError, FlowFault, TcpFlow
@@ -29,6 +24,11 @@ from masque_relay.contract.relay_socket import AcceptPeer, PeerError
 from masque_relay.contract.verdict import EndReason
 from masque_relay.control.auth.turn import mint_time_limited
 from masque_relay.control.settings import GateLimits, GateSettings, StunSettings
+from masque_relay.stun.channel_data import encode_channel_head
+from masque_relay.stun.codepoints import Attribute, ErrorCode, MessageClass, Method
+from masque_relay.stun.integrity import append_integrity, is_signed_by
+from masque_relay.stun.message import StunMessage, decode_message, encode_message
+from masque_relay.stun.values import encode_xor_address
 from tests.support.gates import GateBench
 from tests.support.turn_client import UDP, Attributes, Credentials, Reply
 
@@ -358,6 +358,7 @@ class TurnRig:
         self.later: list[Callable[[], None]] = []
         self.own_addresses: set[IPAddress] = set()
         self.relayed_elsewhere: set[tuple[str, int]] = set()
+        self.own_listeners: set[Endpoint] = set()
         self.takes_requests = True
         self.waiting: list[Coroutine[None, None, None]] = []
         self.holds_requests = False
@@ -383,6 +384,7 @@ class TurnRig:
             call_later=lambda _, callback: self.later.append(callback),
             is_own_address=lambda address: address in self.own_addresses,
             is_relayed_elsewhere=lambda source: source in self.relayed_elsewhere,
+            is_own_listener=lambda peer: peer in self.own_listeners,
         )
         self.session = TurnSession(self.services)
 

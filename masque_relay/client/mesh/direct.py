@@ -20,14 +20,14 @@ from masque_relay.contract.counters import FlowCounters
 from masque_relay.contract.ports import Clock, DatagramSocket
 from masque_relay.dataplane.batch_io import socket_factory
 from masque_relay.dataplane.limits import SocketLimits
-from masque_relay.wire.errors import WireError
-from masque_relay.wire.ghostwire_proof import MAX_CANDIDATES, Candidate
-from masque_relay.wire.stun_binding import (
+from masque_relay.stun.binding import (
     TRANSACTION_BYTES,
     decode_binding_answer,
     encode_binding_request,
-    looks_like_stun,
 )
+from masque_relay.stun.message import is_stun
+from masque_relay.wire.errors import WireError
+from masque_relay.wire.ghostwire_proof import MAX_CANDIDATES, Candidate
 
 Address = tuple[str, int]
 
@@ -187,7 +187,7 @@ class DirectPaths:
                 link.receive(payloads)
 
     def _other_packet(self, packet: bytes, source: Address) -> None:
-        if looks_like_stun(packet):
+        if is_stun(packet):
             self._answered(packet, source)
             return
         probe = decode_probe(packet)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
 
-from masque_relay.wire.errors import WireError
-from masque_relay.wire.stun_binding import (
+from masque_relay.stun.binding import (
     CHANGE_IP,
     CHANGE_PORT,
     TRANSACTION_BYTES,
@@ -16,6 +15,7 @@ from masque_relay.wire.stun_binding import (
     decode_binding,
     encode_binding_request,
 )
+from masque_relay.wire.errors import WireError
 
 Address = tuple[str, int]
 

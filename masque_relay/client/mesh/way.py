@@ -16,6 +16,7 @@ class WayKind(StrEnum):
     H1 = "h1"
     WEBSOCKET = "websocket"
     HTTPS = "https"
+    TURN = "turn"
 
 
 SessionMaker = Callable[[Exporter | None], FrameSession]

@@ -7,8 +7,10 @@ from masque_relay.client.address import RelayAddress
 from masque_relay.client.mesh.http_way import open_http_way
 from masque_relay.client.mesh.https_way import open_https_way
 from masque_relay.client.mesh.quic_way import open_quic_way
+from masque_relay.client.mesh.turn_way import open_turn_way
 from masque_relay.client.mesh.way import WayKind, WayOpener
 from masque_relay.client.mesh.websocket_way import open_websocket_way
+from masque_relay.client.turn.server import TurnRoute
 from masque_relay.client.uplink import RelayOptions
 
 DEFAULT_ORDER = (
@@ -18,9 +20,10 @@ DEFAULT_ORDER = (
     WayKind.WEBSOCKET,
     WayKind.H1,
     WayKind.HTTPS,
+    WayKind.TURN,
 )
 """QUIC first, because a lost packet then holds up nobody else; then what TCP-only networks let
-through. HTTP/3 before our own ALPN: it looks like the web."""
+through. HTTP/3 before our own ALPN: it looks like the web. TURN last: it costs another server."""
 
 
 def ways_to(
@@ -29,6 +32,7 @@ def ways_to(
     *,
     kinds: Sequence[WayKind] = DEFAULT_ORDER,
     proxy: str | None = None,
+    turn: TurnRoute | None = None,
 ) -> list[tuple[WayKind, WayOpener]]:
     """Return how to open each kind of way.
 
@@ -38,6 +42,7 @@ def ways_to(
         kinds: the most wanted first.
         proxy: an HTTP or SOCKS proxy, with its credentials, for the ways that can use one. Where
             there is one, only those ways are there: the network lets nothing else out.
+        turn: TURN servers that lead to the relay; None: that way is not there.
     """
     openers: dict[WayKind, WayOpener] = {
         WayKind.QUIC: partial(open_quic_way, address, options),
@@ -47,6 +52,8 @@ def ways_to(
     if proxy is None:
         for kind in (WayKind.H3, WayKind.H2, WayKind.H1):
             openers[kind] = partial(open_http_way, kind, address, options)
+        if turn is not None:
+            openers[WayKind.TURN] = partial(open_turn_way, address, options, route=turn)
     else:
         del openers[WayKind.QUIC]
     return [(kind, openers[kind]) for kind in kinds if kind in openers]

@@ -2,8 +2,6 @@
 
 import asyncio
 import secrets
-import subprocess
-import uuid
 from collections.abc import Generator
 from dataclasses import replace
 from ipaddress import ip_address
@@ -19,35 +17,18 @@ from masque_relay.client.mesh.uplink import UplinkChange, UplinkSettings, Uplink
 from masque_relay.client.mesh.way import WayKind
 from masque_relay.client.mesh.ways import ways_to
 from tests.integration.client.commands import WAIT_S
+from tests.support.machine import MACHINE as OLD
+from tests.support.machine import RELAY, ip, machine_on_a_cable
 from tests.support.managed_relay import ManagedRelay, managed_relay
-from tests.support.netns import NamespaceEnd, skip_without_namespaces
+from tests.support.netns import NamespaceEnd
 
-RELAY, OLD, NEW = "10.83.7.1", "10.83.7.2", "10.83.7.3"
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+NEW = "10.83.7.3"
 
 
 @pytest.fixture
 def machine() -> Generator[NamespaceEnd]:
-    """A namespace with a cable to us; we are its gateway."""
-    skip_without_namespaces()
-    tag = uuid.uuid4().hex[:8]
-    name, here, there = f"relay-test-{tag}", f"rt{tag}a", f"rt{tag}b"
-    ip("netns", "add", name)
-    try:
-        ip("link", "add", here, "type", "veth", "peer", "name", there, "netns", name)
-        ip("address", "add", f"{RELAY}/24", "dev", here)
-        ip("link", "set", here, "up")
-        ip("-n", name, "link", "set", "lo", "up")
-        ip("-n", name, "address", "add", f"{OLD}/24", "dev", there)
-        ip("-n", name, "link", "set", there, "up")
-        ip("-n", name, "route", "add", "default", "via", RELAY)
-        yield NamespaceEnd(name=name, address=there, device=-1)
-    finally:
-        subprocess.run(["ip", "link", "delete", here], check=False, capture_output=True)
-        ip("netns", "delete", name)
+    with machine_on_a_cable() as machine:
+        yield machine
 
 
 async def exchange(stream: PeerStream) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 
-from fallbacks.turn.wire.channel_data import encode_channel_head
 from masque_relay.client import (
     Bearer,
     RelayAddress,
@@ -10,6 +9,7 @@ from masque_relay.client import (
     RelayOptions,
     open_bound_udp,
 )
+from masque_relay.stun.channel_data import encode_channel_head
 from tests.support.turn_client import WAIT_S
 from tests.support.turn_relay import TurnRelay
 

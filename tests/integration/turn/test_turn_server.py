@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from fallbacks.turn.wire.channel_data import encode_channel_head
-from fallbacks.turn.wire.codepoints import Attribute, ErrorCode, Method
-from fallbacks.turn.wire.message import decode_message
 from masque_relay.contract.address import Endpoint
 from masque_relay.control.auth.turn import bearer_key
+from masque_relay.stun.channel_data import encode_channel_head
+from masque_relay.stun.codepoints import Attribute, ErrorCode, Method
+from masque_relay.stun.message import decode_message
 from tests.support.managed_relay import managed_relay
 from tests.support.turn_client import TCP, WAIT_S, Credentials, TurnClient, endpoint
 from tests.support.turn_relay import PASSWORD, POLICY, USER, TurnRelay, turn_relay

@@ -5,11 +5,11 @@ from ipaddress import ip_address
 import pytest
 
 from fallbacks.turn.path import PathKind, RelayAddress
-from fallbacks.turn.wire.codepoints import AddressFamily, Attribute, Method
-from fallbacks.turn.wire.values import decode_address
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.turn_limits import TurnLimits
 from masque_relay.control.settings import GateLimits
+from masque_relay.stun.codepoints import AddressFamily, Attribute, Method
+from masque_relay.stun.values import decode_address
 from tests.support.turn_client import TCP
 from tests.support.turn_rig import POLICY, RELAY_V4, RELAY_V6, TurnRig, error_name
 from tests.unit.fallbacks.turn.conftest import MakeRig

@@ -3,7 +3,7 @@
 import pytest
 
 from fallbacks.turn.authentication import OFFERED_ALGORITHMS
-from fallbacks.turn.wire.codepoints import Attribute, ErrorCode, Method
+from masque_relay.stun.codepoints import Attribute, ErrorCode, Method
 from tests.support.turn_rig import REALM, TurnRig, error_name
 from tests.unit.fallbacks.turn.conftest import MakeRig
 

@@ -5,10 +5,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from fallbacks.turn.wire.codepoints import Attribute, MessageClass, Method
-from fallbacks.turn.wire.message import decode_message, encode_message
-from fallbacks.turn.wire.values import decode_address
 from masque_relay.contract.address import Endpoint
+from masque_relay.stun.codepoints import Attribute, MessageClass, Method
+from masque_relay.stun.message import decode_message, encode_message
+from masque_relay.stun.values import decode_address
 from tests.support.turn_client import Reply
 from tests.support.turn_rig import FakePath, TurnRig, error_name
 

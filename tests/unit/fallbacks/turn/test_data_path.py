@@ -6,11 +6,11 @@ from ipaddress import ip_address
 import pytest
 
 from fallbacks.turn.path import RelayAddress
-from fallbacks.turn.wire.channel_data import encode_channel_head
-from fallbacks.turn.wire.codepoints import Attribute, MessageClass, Method
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.relay_socket import PeerError
 from masque_relay.contract.turn_limits import TurnLimits
+from masque_relay.stun.channel_data import encode_channel_head
+from masque_relay.stun.codepoints import Attribute, MessageClass, Method
 from tests.support.turn_client import Reply
 from tests.support.turn_rig import (
     OTHER_PEER,
@@ -265,6 +265,20 @@ class TestRelayedToRelayed:
         rig.readable(rig.relay_sockets[1])
         (message,) = other.received_messages()
         assert Reply(message).address(Attribute.XOR_PEER_ADDRESS) == first
+
+    def test_the_relays_own_quic_port_is_reached_and_nothing_beside_it(
+        self, make_rig: MakeRig
+    ) -> None:
+        rig = make_rig()
+        rig.own_addresses.add(PEER.address)
+        rig.own_listeners.add(PEER)
+        client = rig.client()
+        client.allocate()
+        assert client.bind_channel(NUMBER, PEER).ok
+        beside = Endpoint(address=PEER.address, port=22)
+        assert client.bind_channel(0x4001, beside).error == 403
+        client.send_channel(NUMBER, b"hello")
+        assert rig.relay_sockets[0].sent == [([b"hello"], TO_PEER, False)]
 
     def test_a_bound_udp_tunnel_on_the_hosts_own_address_is_reached_and_nothing_beside_it(
         self, make_rig: MakeRig

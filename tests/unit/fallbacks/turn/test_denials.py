@@ -3,9 +3,9 @@
 import pytest
 
 from fallbacks.turn.denials import error_of_denial, error_of_fault, is_credential_reason
-from fallbacks.turn.wire.codepoints import ErrorCode
 from masque_relay.contract.flow import FlowFault
 from masque_relay.contract.verdict import DenyReason
+from masque_relay.stun.codepoints import ErrorCode
 
 EXPECTED = {
     DenyReason.CREDENTIAL_MISSING: ErrorCode.UNAUTHENTICATED,

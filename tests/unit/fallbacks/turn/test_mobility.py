@@ -3,7 +3,7 @@
 import pytest
 
 from fallbacks.turn.path import PathKind
-from fallbacks.turn.wire.codepoints import Attribute
+from masque_relay.stun.codepoints import Attribute
 from tests.support.turn_rig import PEER, RigClient, TurnRig, error_name
 
 TICKET = Attribute.MOBILITY_TICKET

@@ -1,6 +1,6 @@
 """Ports of relayed addresses."""
 
-from fallbacks.turn.wire.codepoints import AddressFamily
+from masque_relay.stun.codepoints import AddressFamily
 from tests.support.turn_rig import RELAY_V4, TurnRig
 from tests.unit.fallbacks.turn.conftest import MakeRig
 

@@ -3,9 +3,9 @@
 import pytest
 
 from fallbacks.turn import replies
-from fallbacks.turn.wire.codepoints import Attribute, ErrorCode, MessageClass, Method
-from fallbacks.turn.wire.integrity import append_integrity, is_signed_by
-from fallbacks.turn.wire.message import append_fingerprint, decode_message, encode_message
+from masque_relay.stun.codepoints import Attribute, ErrorCode, MessageClass, Method
+from masque_relay.stun.integrity import append_integrity, is_signed_by
+from masque_relay.stun.message import append_fingerprint, decode_message, encode_message
 
 ID = bytes(range(12))
 REQUEST = encode_message(Method.REFRESH, MessageClass.REQUEST, ID)

@@ -4,10 +4,10 @@ from ipaddress import ip_address
 
 import pytest
 
-from fallbacks.turn.wire.codepoints import Attribute, Method
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.turn_limits import TurnLimits
 from masque_relay.contract.verdict import EndReason
+from masque_relay.stun.codepoints import Attribute, Method
 from tests.support.turn_rig import (
     OTHER_PEER,
     PEER,

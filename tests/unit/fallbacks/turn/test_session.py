@@ -3,10 +3,10 @@
 import pytest
 
 from fallbacks.turn.path import PathKind
-from fallbacks.turn.wire.codepoints import Attribute, MessageClass, Method
-from fallbacks.turn.wire.message import append_fingerprint, decode_message, encode_message
 from masque_relay.contract.verdict import EndReason
 from masque_relay.control.auth.turn import bearer_key
+from masque_relay.stun.codepoints import Attribute, MessageClass, Method
+from masque_relay.stun.message import append_fingerprint, decode_message, encode_message
 from tests.support.turn_client import Reply
 from tests.support.turn_rig import PEER, TurnRig, error_name
 from tests.unit.fallbacks.turn.conftest import MakeRig

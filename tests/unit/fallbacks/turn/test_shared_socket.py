@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from fallbacks.turn.allocation import Source
 from fallbacks.turn.shared_socket import SharedSocket
-from fallbacks.turn.wire.codepoints import MessageClass, Method
-from fallbacks.turn.wire.message import encode_message
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.ports import ReceivedBatch
+from masque_relay.stun.codepoints import MessageClass, Method
+from masque_relay.stun.message import encode_message
 
 STUN = encode_message(Method.BINDING, MessageClass.REQUEST, bytes(12))
 STRANGER, KNOWN = ("203.0.113.7", 4000), ("203.0.113.8", 4000)

@@ -4,8 +4,8 @@ import pytest
 
 from fallbacks.turn.path import PathKind, Splice
 from fallbacks.turn.stream import TurnStream
-from fallbacks.turn.wire.codepoints import MessageClass, Method
-from fallbacks.turn.wire.message import encode_message
+from masque_relay.stun.codepoints import MessageClass, Method
+from masque_relay.stun.message import encode_message
 from tests.support.turn_rig import PEER, RigClient, TurnRig
 
 BINDING = encode_message(Method.BINDING, MessageClass.REQUEST, bytes(12))

@@ -4,9 +4,9 @@ import pytest
 
 from fallbacks.turn.path import PathKind
 from fallbacks.turn.tcp_relay import UNSENT_BYTES
-from fallbacks.turn.wire.codepoints import Attribute, MessageClass, Method
 from masque_relay.contract.turn_limits import TurnLimits
 from masque_relay.contract.verdict import EndReason
+from masque_relay.stun.codepoints import Attribute, MessageClass, Method
 from tests.support.turn_client import TCP, Reply
 from tests.support.turn_rig import (
     OTHER_PEER,

@@ -2,9 +2,9 @@
 
 import pytest
 
-from fallbacks.turn.wire.codepoints import Attribute, ErrorCode, MessageClass, Method
-from fallbacks.turn.wire.message import decode_message, encode_message
 from fallbacks.turn.wish import AllocateWish, parse_wish
+from masque_relay.stun.codepoints import Attribute, ErrorCode, MessageClass, Method
+from masque_relay.stun.message import decode_message, encode_message
 
 TRANSPORT = Attribute.REQUESTED_TRANSPORT
 FAMILY = Attribute.REQUESTED_ADDRESS_FAMILY

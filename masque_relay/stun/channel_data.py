@@ -1,6 +1,6 @@
 """Owns ChannelData, and the cutting of a stream into STUN and ChannelData (RFC 8656 section 12)."""
 
-from fallbacks.turn.wire.message import COOKIE, HEADER_BYTES
+from masque_relay.stun.message import COOKIE, HEADER_BYTES
 from masque_relay.wire.errors import Scope, WireError
 
 CHANNEL_HEADER_BYTES = 4

@@ -2,15 +2,14 @@
 
 import pytest
 
-from masque_relay.wire.errors import WireError
-from masque_relay.wire.stun_binding import (
+from masque_relay.stun.binding import (
     CHANGE_IP,
     CHANGE_PORT,
     decode_binding,
     decode_binding_answer,
     encode_binding_request,
-    looks_like_stun,
 )
+from masque_relay.wire.errors import WireError
 
 TRANSACTION = bytes.fromhex("b7e7a701bc34d686fa87dfae")
 IPV4_ANSWER = bytes.fromhex(  # RFC 5769 section 2.2
@@ -37,7 +36,6 @@ IPV6_ANSWER = bytes.fromhex(  # RFC 5769 section 2.3
     ],
 )
 def test_answers_of_the_rfc_say_where_we_are_seen(answer: bytes, address: str) -> None:
-    assert looks_like_stun(answer)
     assert decode_binding_answer(answer, TRANSACTION) == (address, 32_853)
 
 
@@ -45,7 +43,6 @@ def test_request_is_a_bare_head() -> None:
     request = encode_binding_request(TRANSACTION)
 
     assert request == bytes.fromhex("000100002112a442") + TRANSACTION
-    assert looks_like_stun(request)
 
 
 def test_answer_to_somebody_else_is_none() -> None:
@@ -60,7 +57,8 @@ def test_every_shorter_answer_is_refused() -> None:
 
 
 def test_unknown_family_and_missing_address_are_refused() -> None:
-    odd = IPV4_ANSWER.replace(bytes.fromhex("0001a147"), bytes.fromhex("0003a147"))
+    unsigned = IPV4_ANSWER[:2] + (28).to_bytes(2, "big") + IPV4_ANSWER[4:48]
+    odd = unsigned.replace(bytes.fromhex("0001a147"), bytes.fromhex("0003a147"))
     with pytest.raises(WireError, match="family"):
         decode_binding_answer(odd, TRANSACTION)
     empty = bytes.fromhex("010100002112a442") + TRANSACTION
@@ -68,16 +66,10 @@ def test_unknown_family_and_missing_address_are_refused() -> None:
         decode_binding_answer(empty, TRANSACTION)
 
 
-@pytest.mark.parametrize(
-    "packet", [b"", bytes(20), b"\x40" + IPV4_ANSWER[1:], b"\x07gw" + bytes(33)]
-)
-def test_other_packets_do_not_look_like_stun(packet: bytes) -> None:
-    assert not looks_like_stun(packet)
-
-
 def test_other_address_of_a_server_with_two_is_read() -> None:
     other = bytes.fromhex("802c0008" + "00010d97" + "c0000202")
-    answer = IPV4_ANSWER[:2] + (0x3C + 12).to_bytes(2, "big") + IPV4_ANSWER[4:] + other
+    unsigned = IPV4_ANSWER[20:48]  # up to and with XOR-MAPPED-ADDRESS
+    answer = IPV4_ANSWER[:2] + (28 + 12).to_bytes(2, "big") + IPV4_ANSWER[4:20] + unsigned + other
     found = decode_binding(answer, TRANSACTION)
 
     assert found is not None

@@ -4,14 +4,14 @@ import hmac
 
 import pytest
 
-from fallbacks.turn.wire.codepoints import Attribute, MessageClass, Method, PasswordAlgorithm
-from fallbacks.turn.wire.integrity import (
+from masque_relay.stun.codepoints import Attribute, MessageClass, Method, PasswordAlgorithm
+from masque_relay.stun.integrity import (
     append_integrity,
     is_signed_by,
     long_term_key,
     user_hash,
 )
-from fallbacks.turn.wire.message import (
+from masque_relay.stun.message import (
     append_fingerprint,
     decode_message,
     encode_message,

@@ -1,6 +1,6 @@
 """Numbers of STUN and TURN."""
 
-from fallbacks.turn.wire.codepoints import COMPREHENSION_REQUIRED, Attribute, ErrorCode
+from masque_relay.stun.codepoints import COMPREHENSION_REQUIRED, Attribute, ErrorCode
 
 
 def test_every_error_code_has_a_phrase_without_details() -> None:

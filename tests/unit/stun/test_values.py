@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fallbacks.turn.wire import values
-from fallbacks.turn.wire.codepoints import AddressFamily, Attribute, ErrorCode, PasswordAlgorithm
-from fallbacks.turn.wire.message import decode_message
 from masque_relay.contract.address import Endpoint
+from masque_relay.stun import values
+from masque_relay.stun.codepoints import AddressFamily, Attribute, ErrorCode, PasswordAlgorithm
+from masque_relay.stun.message import decode_message
 from masque_relay.wire.errors import WireError
 from tests.support.stun_vectors import RESPONSE_V4, RESPONSE_V6
 

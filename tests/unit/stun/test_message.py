@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fallbacks.turn.wire.codepoints import Attribute, MessageClass, Method
-from fallbacks.turn.wire.message import (
+from masque_relay.stun.codepoints import Attribute, MessageClass, Method
+from masque_relay.stun.message import (
     append_fingerprint,
     decode_message,
     encode_message,

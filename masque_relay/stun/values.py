@@ -4,13 +4,13 @@ import struct
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
-from fallbacks.turn.wire.codepoints import (
+from masque_relay.contract.address import Endpoint, IPAddress
+from masque_relay.stun.codepoints import (
     MAGIC_COOKIE,
     AddressFamily,
     ErrorCode,
     PasswordAlgorithm,
 )
-from masque_relay.contract.address import Endpoint, IPAddress
 from masque_relay.wire.errors import WireError
 
 CHANNEL_MIN = 0x4000

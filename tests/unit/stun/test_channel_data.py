@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fallbacks.turn.wire.channel_data import (
+from masque_relay.stun.channel_data import (
     StreamDecoder,
     encode_channel_head,
     is_channel_data,
 )
-from fallbacks.turn.wire.codepoints import MessageClass, Method
-from fallbacks.turn.wire.message import encode_message
+from masque_relay.stun.codepoints import MessageClass, Method
+from masque_relay.stun.message import encode_message
 from masque_relay.wire.errors import Scope, WireError
 
 STUN = encode_message(Method.BINDING, MessageClass.REQUEST, bytes(12), [(0x8022, b"abc")])

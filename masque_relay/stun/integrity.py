@@ -8,8 +8,8 @@ import hashlib
 import hmac
 import struct
 
-from fallbacks.turn.wire.codepoints import Attribute, PasswordAlgorithm
-from fallbacks.turn.wire.message import HEADER_BYTES, StunMessage, with_length
+from masque_relay.stun.codepoints import Attribute, PasswordAlgorithm
+from masque_relay.stun.message import HEADER_BYTES, StunMessage, with_length
 
 SHA1_BYTES = 20
 SHA256_BYTES = 32

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fallbacks.turn.wire.codepoints import (
+from masque_relay.stun.codepoints import (
     COMPREHENSION_REQUIRED,
     MAGIC_COOKIE,
     Attribute,
