@@ -14,7 +14,7 @@ INSTALLED    := $(VENV)/.installed-$(subst $(,),-,$(EXTRAS))
 PYTEST       := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup lint types test-unit fuzz soak bench bench-smoke bench-masque bench-peers bench-peers-smoke bench-turn bench-ghostwire bench-workers demo demo-mesh docs interop package clean
+.PHONY: help run test setup lint types test-unit test-bench fuzz soak bench bench-smoke bench-masque bench-peers bench-peers-smoke bench-turn bench-ghostwire bench-workers demo demo-mesh docs interop package clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -22,8 +22,8 @@ help: ## list the targets
 run: setup ## start the relay in dev mode
 	$(BIN)/ghostctl relay run --dev --state-dir state
 
-test: setup ## run the tests (about five minutes)
-	$(PYTEST) -n 2 --dist loadgroup $(TEST_ARGS)
+test: setup ## run the tests (about nine minutes)
+	$(PYTEST) -n 2 --dist loadgroup -m "not bench_smoke" $(TEST_ARGS)
 
 setup: $(INSTALLED) ## make the virtual environment
 
@@ -52,6 +52,9 @@ fuzz: setup ## feed mutated bytes to every decoder (FUZZ_SECONDS=300)
 
 soak: setup ## tunnels under faults for a long time (SOAK_SECONDS=1800)
 	$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
+
+test-bench: setup ## every benchmark's short run: shows that it works, no figures to quote
+	$(PYTEST) tests/bench -m bench_smoke $(TEST_ARGS)
 
 bench: setup ## measure the relay beside a naive one
 	$(BIN)/ghostctl bench

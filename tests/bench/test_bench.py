@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 SUBJECTS = {"plain UDP forwarder", "naive aioquic proxy", "ghostwire relay"}
 
 
+@pytest.mark.bench_smoke
 @pytest.mark.timeout(300)
 def test_the_smoke_run_measures_every_figure_of_every_subject(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "masque_relay.cli.main", "bench", "--smoke"]

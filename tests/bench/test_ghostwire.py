@@ -9,6 +9,7 @@ from tests.bench.ghostwire import main
 from tests.support.mesh_arrival import CARRIERS
 
 
+@pytest.mark.bench_smoke
 def test_smoke_run_fills_the_table_and_the_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent.parent
 CONNECTS = {"CONNECT H1", "CONNECT H2", "CONNECT H3"}
 
 
+@pytest.mark.bench_smoke
 @pytest.mark.timeout(300)
 def test_the_smoke_run_measures_every_case(tmp_path: Path) -> None:
     out = tmp_path / "figures.json"

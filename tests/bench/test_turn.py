@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent.parent
 
 
+@pytest.mark.bench_smoke
 @pytest.mark.needs_tool("turnserver")
 @pytest.mark.timeout(200)
 def test_the_smoke_run_measures_both_servers(tmp_path: Path) -> None:

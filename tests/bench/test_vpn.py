@@ -9,6 +9,7 @@ from tests.bench.vpn import PLAIN, measure_vpn
 from tests.support.netns import skip_without_namespaces
 
 
+@pytest.mark.bench_smoke
 @pytest.mark.timeout(120)
 def test_every_egress_is_measured_both_ways_beside_plain_tcp() -> None:
     skip_without_namespaces()
