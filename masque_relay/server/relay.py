@@ -174,7 +174,7 @@ class Relay:
         if parts.mesh is not None:
             parts.mesh.restarting()
         if parts.derp is not None:
-            parts.derp.restarting()
+            parts.derp.server.restarting()
         if parts.tcp_front is not None:
             parts.tcp_front.drain()
         async with asyncio.TaskGroup() as group:
@@ -397,6 +397,7 @@ class Relay:
                 "turn": parts.counters.turn,
                 "mesh": parts.counters.mesh,
                 "derp": parts.counters.derp,
+                "derp_mesh": parts.counters.derp_mesh,
                 "upstream": parts.counters.upstream,
             },
             tallies={
