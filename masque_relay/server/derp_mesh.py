@@ -4,9 +4,10 @@ import asyncio
 import secrets
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import structlog
 
@@ -42,12 +43,8 @@ class MeshSettings:
     servers: tuple[str, ...]
     """URLs, checked."""
     tls: ssl.SSLContext
-    mesh_key: str
+    mesh_key: str = field(repr=False)
     """64 lower-case hexadecimal digits."""
-
-    def __repr__(self) -> str:
-        """Return it without the key."""
-        return f"MeshSettings(servers={self.servers!r})"
 
 
 def mesh_tls(section: DerpSection) -> ssl.SSLContext:
@@ -160,13 +157,14 @@ class DerpMesh:
         Raises:
             ClientError: there is no way to the server, or it can't prove who it is.
         """
-        session = MeshClient(self._ports)
-        stream = UpgradedStream(session, authority=server.address.authority, path=server.path)
-        server.begins(session)
+        server.hang_up()
 
         def begin(wire: Wire, link: TcpLink) -> TcpSession:
             del link
-            stream.wire = wire
+            session = MeshClient(self._ports)  # only now: its deadlines are those after TLS
+            address = server.address
+            stream = UpgradedStream(session, wire, authority=address.authority, path=server.path)
+            server.call = _Call(session, stream)
             return stream
 
         endpoints = await relay_endpoints(server.address, self._client_limits)
@@ -179,56 +177,78 @@ class DerpMesh:
             clock=self._clock,
             connections=self._connections,
         )
+        call = server.call
+        assert call is not None  # noqa: S101  (narrows the type: begin was called)
         try:
-            await self._watch(server, session, stream)
+            await self._watch(server, *call)
         finally:
-            session.close()
+            call.session.close()
             connection.close()
-            server.fault = _fault_of(session, stream, connection)
+            server.fault = call.fault(connection)
 
     async def _watch(self, server: "_Server", session: MeshClient, stream: UpgradedStream) -> None:
         """Return when the session is over; let it see the time until then."""
         is_told = False
+        tick_s = self._clock.monotonic_s() + TICK_S
         while session.end_reason is None:
-            try:
-                async with asyncio.timeout(TICK_S):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, tick_s - self._clock.monotonic_s())):
                     await stream.changed.wait()
-                stream.changed.clear()
-            except TimeoutError:
+            stream.changed.clear()
+            if self._clock.monotonic_s() >= tick_s:
+                tick_s = self._clock.monotonic_s() + TICK_S
                 session.on_tick()
             if session.is_open and not is_told:
                 is_told = True
                 _log.info("DERP server of the mesh connected", server=server.url)
 
 
+class _Call(NamedTuple):
+    """One connection to a server, from the end of its TLS handshake on."""
+
+    session: MeshClient
+    stream: UpgradedStream
+
+    def fault(self, connection: DialledConnection) -> str:
+        """Return the best word for why it ended."""
+        if connection.tls_error is not None:
+            return f"TLS: {connection.tls_error.reason}"
+        return self.stream.fault or self.session.fault
+
+
 class _Server:
-    """One of the others, and our session with it if there is one."""
+    """One of the others.
+
+    Attributes:
+        call: the last connection, over or not; None while it is dialled.
+        fault: why there was none, or why it ended; for people.
+    """
 
     def __init__(self, url: str) -> None:
         host, port, self.path = split_server_url(url)
         self.url = url
         self.address = RelayAddress(host=host, port=port)
         self.fault = ""
-        self._session: MeshClient | None = None
+        self.call: _Call | None = None
+
+    def hang_up(self) -> None:
+        """Forget the last connection."""
+        self.call = None
 
     @property
     def is_ourselves(self) -> bool:
         """Whether the URL leads back to this relay."""
-        return self._session is not None and self._session.is_ourselves
+        return self.call is not None and self.call.session.is_ourselves
 
     @property
     def was_open(self) -> bool:
         """Whether the last connection got as far as packets."""
-        return self._session is not None and self._session.was_open
-
-    def begins(self, session: MeshClient) -> None:
-        """Look at another session from now on."""
-        self._session = session
+        return self.call is not None and self.call.session.was_open
 
     def status(self) -> Mapping[str, object]:
         """What an operator sees."""
-        session = self._session
-        if session is None or session.end_reason is not None or not session.is_open:
+        session = None if self.call is None else self.call.session
+        if session is None or not session.is_open:
             state = "this relay" if self.is_ourselves else "away"
             return {"server": self.url, "state": state, "error": self.fault}
         return {
@@ -237,13 +257,6 @@ class _Server:
             "public_key": session.server_key.hex(),
             "clients": session.client_count,
         }
-
-
-def _fault_of(session: MeshClient, stream: UpgradedStream, connection: DialledConnection) -> str:
-    """Return the best word for why a connection ended."""
-    if connection.tls_error is not None:
-        return f"TLS: {connection.tls_error.reason}"
-    return stream.fault or session.fault
 
 
 def _fraction() -> float:

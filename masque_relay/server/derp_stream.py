@@ -28,16 +28,14 @@ class UpgradedStream:
     What the socket does not take waits here; the session keeps it within its bound.
 
     Attributes:
-        wire: the connection below; set before ``start``.
         changed: set whenever the session may have another state.
         unsent_bytes: what waits.
         fault: what was wrong with the answer, for people; empty: nothing.
     """
 
-    wire: Wire
-
-    def __init__(self, session: MeshClient, *, authority: str, path: str) -> None:
+    def __init__(self, session: MeshClient, wire: Wire, *, authority: str, path: str) -> None:
         self._session = session
+        self._wire = wire
         self._authority = authority
         self._path = path
         self._phase = _Phase.HEAD
@@ -58,7 +56,7 @@ class UpgradedStream:
             headers=[("Host", self._authority), ("Connection", "Upgrade"), ("Upgrade", UPGRADE)],
         )
         head = (self._http.send(request) or b"") + (self._http.send(h11.EndOfMessage()) or b"")
-        self.wire.write(head)
+        self._wire.write(head)
 
     def data_received(self, data: bytes) -> None:
         """Take bytes."""
@@ -82,12 +80,12 @@ class UpgradedStream:
 
     def writable(self) -> None:
         """Go on with what waited for the socket."""
-        while self._out and not self.wire.is_congested:
+        while self._out and not self._wire.is_congested:
             data = self._out.popleft()
             self.unsent_bytes -= len(data)
-            self.wire.write(data)
+            self._wire.write(data)
         if self._closes_when_sent and not self._out:
-            self.wire.close()
+            self._wire.close()
         elif self._phase is _Phase.STREAM:
             self._session.on_stream_writable()
 
@@ -111,11 +109,11 @@ class UpgradedStream:
         """Send, or keep it until the socket has room."""
         if self._phase is _Phase.OVER or self._closes_when_sent:
             return
-        if self._out or self.wire.is_congested:
+        if self._out or self._wire.is_congested:
             self._out.append(data)
             self.unsent_bytes += len(data)
         else:
-            self.wire.write(data)
+            self._wire.write(data)
 
     def end_sending(self) -> None:
         """End both directions: TLS here has no half."""
@@ -133,14 +131,14 @@ class UpgradedStream:
         self._phase = _Phase.OVER
         self._out.clear()
         self.unsent_bytes = 0
-        self.wire.abort()
+        self._wire.abort()
         self.changed.set()
 
     def finish(self) -> None:
         """Close when everything is sent; the connection has a deadline for it."""
         self._closes_when_sent = True
         if not self._out:
-            self.wire.close()
+            self._wire.close()
         self.changed.set()
 
     # -- parts ------------------------------------------------------------------------------------

@@ -57,8 +57,9 @@ class Rig:
             )
         )
         self.wire = FakeWire()
-        self.stream = UpgradedStream(self.session, authority="other.example:8443", path="/derp")
-        self.stream.wire = self.wire
+        self.stream = UpgradedStream(
+            self.session, self.wire, authority="other.example:8443", path="/derp"
+        )
         self.stream.start()
 
     @property
