@@ -32,6 +32,12 @@ class Derp:
     mesh: DerpMesh | None
     """None where no other server is named."""
 
+    def restarting(self) -> None:
+        """Tell every client that the relay will go."""
+        self.server.restarting()
+        if self.mesh is not None:
+            self.mesh.restarting()
+
     def status(self) -> dict[str, object]:
         """What an operator sees; JSON-ready, without identities."""
         return {**self.server.status(), "mesh": [] if self.mesh is None else self.mesh.status()}

@@ -98,6 +98,7 @@ class DerpMesh:
             limits=limits,
         )
         self._servers = [_Server(url) for url in settings.servers]
+        self._is_leaving = False
 
     async def __aenter__(self) -> Self:
         """Begin to dial; nobody waits for the others to answer."""
@@ -120,13 +121,20 @@ class DerpMesh:
         await self._tasks.__aexit__(None, None, None)
         await self._connections.close()
 
+    def restarting(self) -> None:
+        """Dial nobody any more: we will go, and a successor with our key may have come already.
+
+        What is connected stays so as long as our clients do.
+        """
+        self._is_leaving = True
+
     def status(self) -> list[Mapping[str, object]]:
         """What an operator sees of each server; JSON-ready, without identities."""
         return [server.status() for server in self._servers]
 
     async def _keep_up(self, server: "_Server") -> None:
         backoff = Backoff(self._reconnect, _fraction)
-        while True:
+        while not self._is_leaving:
             began_s = self._clock.monotonic_s()
             self._counters.servers_dialled += 1
             try:

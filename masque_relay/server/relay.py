@@ -174,7 +174,7 @@ class Relay:
         if parts.mesh is not None:
             parts.mesh.restarting()
         if parts.derp is not None:
-            parts.derp.server.restarting()
+            parts.derp.restarting()
         if parts.tcp_front is not None:
             parts.tcp_front.drain()
         async with asyncio.TaskGroup() as group:

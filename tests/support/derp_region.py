@@ -95,6 +95,7 @@ class DerpRegion:
         mesh_with: tuple[str, ...] | None = None,
         mesh_key: str = MESH_KEY,
         ca_file: Path | None = None,
+        drain_s: float = 0.2,
     ) -> Generator[ManagedRelay]:
         """Run one of the servers; it dials all of the region, itself too, unless told otherwise."""
         home = self.directory / name
@@ -117,7 +118,10 @@ mesh_ca_file = "{ca_file or self.ca_file}"
 file = "{self.directory / "nodes.toml"}"
 """
         listen = f"127.0.0.1:{self.ports[name]}"
-        with managed_relay(home, policy=POLICY, config=text, listen=listen) as relay:
+        environ = {"GHOSTWIRE__DRAIN__DEADLINE_S": str(drain_s)}
+        with managed_relay(
+            home, policy=POLICY, config=text, listen=listen, environ=environ
+        ) as relay:
             yield relay
 
     def client(self, subject: str, name: str) -> DerpSocket:

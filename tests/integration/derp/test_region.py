@@ -1,5 +1,6 @@
 """Two of our relays as the DERP servers of one region: each dials the other."""
 
+import signal
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,22 @@ def test_traffic_recovers_when_the_other_server_was_restarted(tmp_path: Path) ->
             assert alice.expect(FrameType.PEER_GONE) == bob.public + b"\x00"
             until_status(a, region.urls["b"], state="away")
     assert len(a.records("DERP server of the mesh connected")) == 2
+
+
+def test_a_server_that_goes_away_waits_for_its_clients_and_not_for_the_other_server(
+    tmp_path: Path,
+) -> None:
+    region = DerpRegion(tmp_path, "a", "b")
+    with region.relay("a") as a, region.relay("b", drain_s=10 * WAIT_S) as b:
+        with region.client("alice", "a") as alice, region.client("bob", "b") as bob:
+            Pair(region=region, a=a, b=b).sees(1)
+            b.process.send_signal(signal.SIGTERM)
+            bob.expect(FrameType.RESTARTING)
+            exchange(alice, bob)
+        assert b.process.wait(WAIT_S) == 0
+        away = until_status(a, region.urls["b"], state="away")
+        assert away["error"]
+        assert "the other server goes away" in a.log()
 
 
 def test_a_wrong_mesh_key_is_refused_and_both_sides_show_it(tmp_path: Path) -> None:
