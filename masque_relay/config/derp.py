@@ -34,7 +34,8 @@ def split_server_url(text: str) -> tuple[str, int, str]:
     """
     authority, slash, path = text.removeprefix(_HTTPS).partition("/")
     try:
-        if not text.startswith(_HTTPS) or any(letter in text for letter in "?#{} "):
+        is_plain = text.isascii() and text.isprintable() and not set("?#{} ") & set(text)
+        if not is_plain or not text.startswith(_HTTPS):
             raise WireError("not https, or more than a path", section="")
         host, port = parse_authority(authority, default_port=443)
     except WireError:

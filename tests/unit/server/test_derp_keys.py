@@ -94,7 +94,15 @@ def test_a_server_of_the_mesh_is_named_by_its_url(url: str, where: tuple[str, in
 
 
 @pytest.mark.parametrize(
-    "url", ["other.example", "http://other.example/derp", "https://a:b@c/derp", "https://a/d?e=f"]
+    "url",
+    [
+        "other.example",
+        "http://other.example/derp",
+        "https://a:b@c/derp",
+        "https://a/d?e=f",
+        "https://a/derp\r\nx: y",
+        "https://a/d\N{LATIN SMALL LETTER E WITH ACUTE}rp",
+    ],
 )
 def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="is not https://HOST"):
