@@ -131,7 +131,11 @@ def test_traffic_recovers_when_the_other_server_was_restarted(tmp_path: Path) ->
                 exchange(alice, bob)
             assert alice.expect(FrameType.PEER_GONE) == bob.public + b"\x00"
             until_status(a, region.urls["b"], state="away")
+        servers_dialled = metric(a, "ghostwire_relay_derp_mesh_dials_total")
+        servers_failed = metric(a, "ghostwire_relay_derp_mesh_failures_total")
     assert len(a.records("DERP server of the mesh connected")) == 2
+    assert servers_failed >= 2
+    assert servers_dialled > servers_failed  # by the one to itself
 
 
 def test_a_server_that_goes_away_waits_for_its_clients_and_not_for_the_other_server(
