@@ -25,6 +25,7 @@ METHODS = (
     "Ghostwire",
     "TURN",
     "DERP",
+    "DERP mesh",
 )
 """Their order; others follow."""
 COLUMNS = ("3", "2", "1.1")

@@ -24,6 +24,7 @@ def versions() -> dict[str, str]:
         "masque-go": _pinned("masque-go", "github.com/quic-go/masque-go"),
         "connect-ip-go": _pinned("connect-ip-go", "github.com/quic-go/connect-ip-go"),
         "derphttp": _pinned("derphttp", "tailscale.com"),
+        "derper": _pinned("derphttp", "tailscale.com"),
         "websockets": _of_package("websockets"),
         "nginx": _said_by("/usr/sbin/nginx", "-v", pattern=r"nginx/([\d.]+)"),
         "coturn": _said_by("turnserver", "--version", pattern=r"([\d.]+)"),

@@ -60,6 +60,12 @@ def encode_server_info(limits: TunnelLimits) -> bytes:
     return json.dumps(info, separators=(",", ":")).encode()
 
 
+def encode_mesh_client_info(mesh_key: str) -> bytes:
+    """Return the JSON by which a server shows another one that both belong to one mesh."""
+    info = {"version": PROTOCOL_VERSION, "meshKey": mesh_key, "CanAckPings": True}
+    return json.dumps(info, separators=(",", ":")).encode()
+
+
 def _member(members: dict[str, Any], name: str, kind: type, default: object) -> object:
     value: object = members.get(name)
     if value is None:

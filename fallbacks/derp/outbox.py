@@ -1,21 +1,34 @@
 """Owns a session's way out for packets: at once, or through the fair queue."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fallbacks.derp.wire import MAX_PACKET_BYTES, encode_packets
-from masque_relay.contract.counters import DerpCounters
-from masque_relay.contract.derp_limits import DerpLimits
+from masque_relay.contract.counters import DerpCounters, DerpMeshCounters
+from masque_relay.contract.derp_limits import DerpLimits, DerpMeshLimits
 from masque_relay.contract.tunnel import StreamCarrier
 from masque_relay.tunnels.fair_queue import FairQueue
 
+Encode = Callable[[bytes, list[bytes]], bytes]
+"""Makes the frames of packets of one source."""
+
 
 class PacketOutbox:
-    """Nothing waits here while the carrier has room; once it has not, the sources share it."""
+    """Nothing waits here while the carrier has room; once it has not, the sources share it.
 
-    __slots__ = ("_counters", "_limits", "_queue")
+    The queue is bounded in packets and bytes: the oldest of whoever holds most is dropped and
+    counted as ``queue_dropped``.
+    """
 
-    def __init__(self, limits: DerpLimits, counters: DerpCounters) -> None:
+    __slots__ = ("_counters", "_encode", "_limits", "_queue")
+
+    def __init__(
+        self,
+        limits: DerpLimits | DerpMeshLimits,
+        counters: DerpCounters | DerpMeshCounters,
+        encode: Encode = encode_packets,
+    ) -> None:
         self._limits = limits
+        self._encode = encode
         self._counters = counters
         self._queue = FairQueue(max_count=limits.queue_datagrams, max_bytes=limits.queue_bytes)
 
@@ -43,4 +56,4 @@ class PacketOutbox:
     def _send_now(self, carrier: StreamCarrier, source: bytes, packets: list[bytes]) -> None:
         self._counters.packets += len(packets)
         self._counters.packet_bytes += sum(map(len, packets))
-        carrier.send(encode_packets(source, packets))
+        carrier.send(self._encode(source, packets))

@@ -45,11 +45,20 @@ class PeerOwner(Protocol):
 class PeerTable:
     """Opens a channel with the first packet to a peer; bounded, the oldest is forgotten first.
 
-    "Not here" and "not allowed" are one answer, PeerGone, so that nobody learns who is here by
-    asking.
+    A peer that is not here, but at another server of the mesh, is reached there. "Not here" and
+    "not allowed" are one answer, PeerGone, so that nobody learns who is here by asking.
     """
 
-    __slots__ = ("_absent", "_counters", "_ends", "_generation", "_limits", "_owner", "_ports")
+    __slots__ = (
+        "_absent",
+        "_counters",
+        "_elsewhere",
+        "_ends",
+        "_generation",
+        "_limits",
+        "_owner",
+        "_ports",
+    )
 
     def __init__(self, owner: PeerOwner, ports: DerpPorts) -> None:
         self._owner = owner
@@ -60,16 +69,19 @@ class PeerTable:
         self._absent: dict[bytes, bool] = {}
         """Keys of which the client has heard within this tick that there is no way to them; True
         where policy or the peer refused: it is not asked again within the tick."""
+        self._elsewhere: dict[bytes, bool] = {}
+        """Keys at other servers to which the client has sent; True where policy has allowed it
+        within this tick."""
         self._generation = ports.generation()
 
     def send(self, key: bytes, packets: Sequence[bytes]) -> None:
         """Pass packets of the client on."""
         end = self._ends.get(key) or self._call(key)
-        if end is None:
+        if end is not None:
+            end.send(packets)
+        elif not self._send_elsewhere(key, packets):
             self._counters.unknown_dropped += len(packets)
             self._tell_absent(key)
-        else:
-            end.send(packets)
 
     def forward(self, source: bytes, key: bytes, packets: Sequence[bytes]) -> None:
         """Pass packets on that another server of the mesh brings, where policy lets that server.
@@ -104,6 +116,13 @@ class PeerTable:
     def tick(self) -> None:
         """Forget who was absent; ask the policy again where it has changed."""
         self._absent.clear()
+        for key in tuple(self._elsewhere):
+            self._elsewhere[key] = False
+            if self._ports.switchboard.find(key) is not None:
+                del self._elsewhere[key]
+            elif self._ports.elsewhere.find(key) is None:
+                del self._elsewhere[key]
+                self._owner.send(encode_peer_gone(key, GoneReason.DISCONNECTED))
         if self._generation != self._ports.generation():
             self._generation = self._ports.generation()
             for key, end in tuple(self._ends.items()):
@@ -161,6 +180,28 @@ class PeerTable:
             return None
         end.connect(answer)
         return end
+
+    def _send_elsewhere(self, key: bytes, packets: Sequence[bytes]) -> bool:
+        """Pass packets on to another server of the mesh; False where there is no way."""
+        if (
+            self._absent.get(key)
+            or key == self._owner.peer_id
+            or self._ports.switchboard.find(key) is not None
+        ):
+            return False
+        place = self._ports.elsewhere.find(key)
+        if place is None:
+            return False
+        if not self._elsewhere.get(key):
+            if not self._ports.may_reach_elsewhere(self._owner.lease, key):
+                self._elsewhere.pop(key, None)
+                self._tell_absent(key, is_refused=True)
+                return False
+            if key not in self._elsewhere and len(self._elsewhere) >= self._limits.max_peers:
+                del self._elsewhere[next(iter(self._elsewhere))]
+            self._elsewhere[key] = True
+        place.forward(self._owner.peer_id, key, packets)
+        return True
 
     def _new_end(self, key: bytes, *, is_ours: bool) -> DerpEnd:
         end = DerpEnd(self, key, is_ours=is_ours, max_held=self._limits.held_datagrams)

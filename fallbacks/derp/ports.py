@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fallbacks.derp.box import ServerBox
+from fallbacks.derp.elsewhere import Elsewhere
 from masque_relay.contract.counters import DerpCounters
 from masque_relay.contract.derp_limits import DerpLimits
 from masque_relay.contract.ghostwire import Member, Switchboard
@@ -24,6 +25,10 @@ class DerpPorts:
     roster: "Roster"
     may_reach: Callable[[Lease, Member], bool]
     """Whether policy lets a lease reach a member."""
+    elsewhere: Elsewhere
+    """Clients of other servers of the mesh; empty where none is dialled."""
+    may_reach_elsewhere: Callable[[Lease, bytes], bool]
+    """Whether policy lets a lease reach a key that is at another server."""
     generation: Callable[[], int]
     """Changes when what ``may_reach`` answered may not hold any more."""
     authenticate: Callable[["DerpSession", bytes], None]

@@ -11,6 +11,7 @@ from typing import Self
 import structlog
 
 from fallbacks.derp.box import ServerBox
+from fallbacks.derp.elsewhere import Elsewhere
 from fallbacks.derp.ports import DerpPorts
 from fallbacks.derp.roster import Roster
 from fallbacks.derp.session import DerpSession
@@ -49,6 +50,7 @@ class DerpServer:
 
     Attributes:
         box: has the public key.
+        elsewhere: clients of other servers of the mesh, for whoever dials these.
     """
 
     def __init__(
@@ -70,11 +72,14 @@ class DerpServer:
         self._sessions: set[DerpSession] = set()
         self._leases: dict[DerpSession, Lease] = {}
         self.box = ServerBox(settings.private_key)
+        self.elsewhere = Elsewhere()
         self._ports = DerpPorts(
             box=self.box,
             switchboard=switchboard,
             roster=Roster(),
             may_reach=self._may_reach,
+            elsewhere=self.elsewhere,
+            may_reach_elsewhere=self._may_reach_elsewhere,
             generation=lambda: gate.generation,
             authenticate=self._authenticate,
             session_over=self._session_over,
@@ -137,6 +142,7 @@ class DerpServer:
     def _tick(self) -> None:
         for session in tuple(self._sessions):
             self._guard(session, session.on_tick)
+        self.elsewhere.tick()
         self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
     @staticmethod
@@ -155,6 +161,9 @@ class DerpServer:
 
     def _may_reach(self, lease: Lease, member: Member) -> bool:
         return self._gate.admit_peer(lease, member.lease) is None
+
+    def _may_reach_elsewhere(self, lease: Lease, key: bytes) -> bool:
+        return self._gate.admit_distant_peer(lease, NodeKey(key=key)) is None
 
     def _is_mesh_key(self, key: str) -> bool:
         if self._mesh_key is None:

@@ -25,6 +25,9 @@ MAX_GREETING_BYTES = 4_096
 PING_BYTES = 8
 MAX_HEALTH_BYTES = 1_024
 
+_PRESENT_FLAGS_AT = NODE_KEY_BYTES + 16 + 2
+"""Behind the key, an address and a port."""
+
 _HEADER = struct.Struct("!BI")
 _RESTARTING = struct.Struct("!II")
 _SECTION = "DERP: frames"
@@ -51,7 +54,7 @@ class FrameType(IntEnum):
     RESTARTING = 0x15
 
 
-_FROM_CLIENT = frozenset(
+FROM_CLIENT = frozenset(
     {
         FrameType.CLIENT_INFO,
         FrameType.SEND_PACKET,
@@ -63,6 +66,20 @@ _FROM_CLIENT = frozenset(
         FrameType.PONG,
     }
 )
+FROM_SERVER = frozenset(
+    {
+        FrameType.SERVER_KEY,
+        FrameType.SERVER_INFO,
+        FrameType.KEEP_ALIVE,
+        FrameType.PEER_GONE,
+        FrameType.PEER_PRESENT,
+        FrameType.PING,
+        FrameType.PONG,
+        FrameType.HEALTH,
+        FrameType.RESTARTING,
+    }
+)
+"""But RecvPacket: a server of the mesh is nobody's peer."""
 
 
 class GoneReason(IntEnum):
@@ -94,13 +111,19 @@ class FrameDecoder:
 
     Attributes:
         max_frame_bytes: a longer body ends the connection; unknown types are no exception.
-        skipped_count: frames of types that a client does not send, or that nobody knows.
+        skipped_count: frames of types that the other side does not send, or that nobody knows.
     """
 
-    __slots__ = ("_buffer", "max_frame_bytes", "skipped_count")
+    __slots__ = ("_buffer", "_known", "max_frame_bytes", "skipped_count")
 
-    def __init__(self, *, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(
+        self,
+        *,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
+        known: frozenset[FrameType] = FROM_CLIENT,
+    ) -> None:
         self._buffer = bytearray()
+        self._known = known
         self.max_frame_bytes = max_frame_bytes
         self.skipped_count = 0
 
@@ -114,7 +137,7 @@ class FrameDecoder:
         self._buffer += data
 
     def take(self) -> Frame | None:
-        """Return the next complete frame that a client may send; None when there is none.
+        """Return the next complete frame of a type that is looked for; None when there is none.
 
         Raises:
             WireError: a frame is announced as longer than may be.
@@ -129,7 +152,7 @@ class FrameDecoder:
                 return None
             body = bytes(buffer[HEADER_BYTES:end])
             del buffer[:end]
-            if type_number in _FROM_CLIENT:
+            if type_number in self._known:
                 return Frame(FrameType(type_number), body)
             self.skipped_count += 1
         return None
@@ -163,6 +186,20 @@ def encode_packets(source: bytes, packets: list[bytes]) -> bytes:
     )
 
 
+def encode_forwards(pair: bytes, packets: list[bytes]) -> bytes:
+    """Return a ForwardPacket frame for each packet; ``pair`` is source and destination."""
+    pack = _HEADER.pack
+    return b"".join(
+        pack(FrameType.FORWARD_PACKET, len(pair) + len(packet)) + pair + packet
+        for packet in packets
+    )
+
+
+def encode_client_info(key: bytes, sealed: bytes) -> bytes:
+    """Return a client's greeting: its key, and what it sealed for the server, nonce first."""
+    return encode_frame(FrameType.CLIENT_INFO, key + sealed)
+
+
 def encode_peer_gone(key: bytes, reason: GoneReason) -> bytes:
     """Return word that there is no way to a peer."""
     return encode_frame(FrameType.PEER_GONE, key + bytes([reason]))
@@ -185,6 +222,41 @@ def encode_health(text: str) -> bytes:
 def encode_restarting(*, reconnect_in_ms: int, try_for_ms: int) -> bytes:
     """Return word that the server goes away for a while."""
     return encode_frame(FrameType.RESTARTING, _RESTARTING.pack(reconnect_in_ms, try_for_ms))
+
+
+def split_server_key(body: bytes) -> bytes:
+    """Return the key of a server's greeting.
+
+    Raises:
+        WireError: too short, or not DERP's.
+    """
+    end = len(MAGIC) + NODE_KEY_BYTES
+    if len(body) < end or not body.startswith(MAGIC):
+        raise WireError("ServerKey is not that of DERP", section=_SECTION)
+    return body[len(MAGIC) : end]
+
+
+def split_peer_gone(body: bytes) -> tuple[bytes, bool]:
+    """Return who is gone, and whether the server only says that it was never there.
+
+    Raises:
+        WireError: too short for a key.
+    """
+    if len(body) < NODE_KEY_BYTES:
+        raise WireError("PeerGone without a key", section=_SECTION)
+    return body[:NODE_KEY_BYTES], body[NODE_KEY_BYTES:][:1] == bytes([GoneReason.NOT_HERE])
+
+
+def split_peer_present(body: bytes) -> tuple[bytes, PresentFlag]:
+    """Return who is there and what it is; servers of before 2024 do not say the latter.
+
+    Raises:
+        WireError: too short for a key.
+    """
+    if len(body) < NODE_KEY_BYTES:
+        raise WireError("PeerPresent without a key", section=_SECTION)
+    flags = body[_PRESENT_FLAGS_AT : _PRESENT_FLAGS_AT + 1]
+    return body[:NODE_KEY_BYTES], PresentFlag(flags[0]) if flags else PresentFlag.REGULAR
 
 
 def split_client_info(body: bytes) -> tuple[bytes, bytes]:

@@ -342,6 +342,30 @@ class DerpCounters:
 
 
 @dataclass(slots=True)
+class DerpMeshCounters:
+    """The DERP servers that we dial, and what goes to their clients."""
+
+    servers_dialled: int = 0
+    """Attempts."""
+    servers_failed: int = 0
+    """Attempts and connections that ended but by our own wish."""
+    servers_connected: int = 0
+    """A gauge."""
+    clients: int = 0
+    """A gauge: clients of theirs, each counted at every server where it is."""
+    clients_refused: int = 0
+    """Clients of theirs beyond what we remember of one server."""
+    packets: int = 0
+    packet_bytes: int = 0
+    """Handed to their connections."""
+    absent: int = 0
+    """Times that a server said it has no way to a client for which we brought a packet."""
+    queue_dropped: int = 0
+    """Pushed out of the queue to a slow server."""
+    oversize_dropped: int = 0
+
+
+@dataclass(slots=True)
 class UpstreamCounters:
     """The way through an upstream relay."""
 

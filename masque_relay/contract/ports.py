@@ -9,7 +9,7 @@ from masque_relay.contract.flow import ByteSink, DatagramSink, TcpFlow, UdpFlow
 from masque_relay.contract.ip import PacketFilter
 from masque_relay.contract.lease import Lease
 from masque_relay.contract.policy_view import PolicyView
-from masque_relay.contract.request import RelayRequest
+from masque_relay.contract.request import NodeKey, RelayRequest
 from masque_relay.contract.verdict import Denial
 
 
@@ -60,6 +60,14 @@ class Gate(Protocol):
 
         What a refusal means for the wire is the session's to say: it must not tell a peer that may
         not be called from one that is away.
+        """
+        ...
+
+    def admit_distant_peer(self, lease: Lease, callee: NodeKey) -> Denial | None:
+        """Decide whether a mesh peer may send to one that another relay has admitted.
+
+        Nobody proves the callee's key here: it says whom the policy has to judge, and gives that
+        peer nothing.
         """
         ...
 

@@ -11,7 +11,7 @@ from masque_relay.contract.ip_scope import IPNetwork
 from masque_relay.contract.lease import Lease
 from masque_relay.contract.policy_view import PolicyView
 from masque_relay.contract.ports import Clock, TunnelSnapshot
-from masque_relay.contract.request import Method, RelayRequest
+from masque_relay.contract.request import Method, NodeKey, RelayRequest
 from masque_relay.contract.verdict import Denial, DenyReason, EndReason
 from masque_relay.control.audit import AuditTrail, format_time
 from masque_relay.control.auth.principal import Principal
@@ -137,19 +137,16 @@ class RelayGate:
 
     def admit_peer(self, lease: Lease, callee: Lease) -> Denial | None:
         """Decide whether one mesh peer may call another; None means admitted."""
-        principal, other = _own(lease).principal, _own(callee).principal
-        decision = self._state.policy.decide(
-            Query(
-                subject=principal.subject,
-                groups=principal.groups,
-                method=lease.request.method,
-                peer_subject=other.subject,
-                peer_groups=other.groups,
-                source=lease.request.source.address,
-                now_s=self._clock.wall_s(),
-            )
-        )
-        return None if decision.outcome is Outcome.ALLOW else _denial(decision)
+        return self._decide_peer(lease, _own(callee).principal)
+
+    def admit_distant_peer(self, lease: Lease, callee: NodeKey) -> Denial | None:
+        """Decide whether a peer may send to one at another relay; None means admitted."""
+        other = self._state.chain.recall(callee)
+        if other is None:
+            return Denial(reason=DenyReason.CREDENTIAL_INVALID, detail="nobody's node key")
+        if self._revocations.holds(subject=other.subject, token_id=None):
+            return Denial(reason=DenyReason.REVOKED, detail="the peer's subject is revoked")
+        return self._decide_peer(lease, other)
 
     # -- the operator ---------------------------------------------------------------------------
 
@@ -370,6 +367,21 @@ class RelayGate:
                 now_s=self._clock.wall_s(),
             )
         )
+
+    def _decide_peer(self, lease: Lease, other: Principal) -> Denial | None:
+        principal = _own(lease).principal
+        decision = self._state.policy.decide(
+            Query(
+                subject=principal.subject,
+                groups=principal.groups,
+                method=lease.request.method,
+                peer_subject=other.subject,
+                peer_groups=other.groups,
+                source=lease.request.source.address,
+                now_s=self._clock.wall_s(),
+            )
+        )
+        return None if decision.outcome is Outcome.ALLOW else _denial(decision)
 
     def _admit_reach(
         self, own: RelayLease, address: IPAddress | None, port: int | None

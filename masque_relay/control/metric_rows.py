@@ -17,7 +17,8 @@ class MetricRow:
     """One plain int of contract/counters.py."""
 
     group: str
-    """Which object: quic, http, tcp, tunnel, bind, ip, flow, turn, mesh, derp, upstream."""
+    """Which object: quic, http, tcp, tunnel, bind, ip, flow, turn, mesh, derp, derp_mesh,
+    upstream."""
     field: str
     """The attribute of that object."""
     name: str
@@ -44,6 +45,9 @@ _MESH_ENDED = "Sessions of mesh peers that the relay ended, by cause."
 _MESH_DROPPED = "Datagrams between mesh peers that were not relayed, by cause."
 _DERP_ENDED = "DERP connections that the relay ended, by cause."
 _DERP_DROPPED = "Packets of DERP clients that were not relayed, by cause."
+_DERP_MESH_FAILED = "Attempts and connections to DERP servers that ended but by our own wish."
+_DERP_MESH_REFUSED = "Clients of one DERP server beyond what is remembered."
+_DERP_MESH_ABSENT = "Times that a DERP server had no way to a client for which a packet came."
 _UDP = "UDP datagrams of the QUIC endpoint, whatever they hold."
 _IP_DROPPED = "IP packets of CONNECT-IP tunnels that were not forwarded, by cause."
 _IP_REFUSED = "Address requests of CONNECT-IP clients that got nothing."
@@ -464,6 +468,22 @@ _DERP_ROWS: tuple[MetricRow, ...] = (
     _row("derp", "oversize_dropped", "derp_packets_dropped", _DERP_DROPPED, cause="oversize"),
     _row("derp", "early_dropped", "derp_packets_dropped", _DERP_DROPPED, cause="early"),
     _row("derp", "held_dropped", "derp_packets_dropped", _DERP_DROPPED, cause="not_taken"),
+    _row("derp_mesh", "servers_dialled", "derp_mesh_dials", "Attempts to reach a DERP server."),
+    _row("derp_mesh", "servers_failed", "derp_mesh_failures", _DERP_MESH_FAILED),
+    _gauge("derp_mesh", "servers_connected", "derp_mesh_servers", "DERP servers connected to."),
+    _gauge("derp_mesh", "clients", "derp_mesh_clients", "DERP clients at those servers."),
+    _row("derp_mesh", "clients_refused", "derp_mesh_clients_refused", _DERP_MESH_REFUSED),
+    _row("derp_mesh", "packets", "derp_mesh_packets", "Packets passed on to those servers."),
+    _row("derp_mesh", "packet_bytes", "derp_mesh_bytes", "Bytes of such packets."),
+    _row("derp_mesh", "absent", "derp_mesh_absent", _DERP_MESH_ABSENT),
+    _row("derp_mesh", "queue_dropped", "derp_mesh_packets_dropped", _DERP_DROPPED, cause="queue"),
+    _row(
+        "derp_mesh",
+        "oversize_dropped",
+        "derp_mesh_packets_dropped",
+        _DERP_DROPPED,
+        cause="oversize",
+    ),
 )
 
 COUNTER_ROWS: tuple[MetricRow, ...] = (

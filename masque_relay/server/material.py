@@ -24,6 +24,7 @@ from masque_relay.http.tcp_tls import (
 from masque_relay.quic.retry import EndpointSecrets
 from masque_relay.quic.tls import CertificateIdentity, ClientCertificates
 from masque_relay.server.derp_keys import DerpKeys, load_derp_keys, note_certificate
+from masque_relay.server.derp_mesh import mesh_tls
 
 Value = TypeVar("Value")
 
@@ -77,6 +78,8 @@ def load_material(config: RelayConfig) -> Material:
     admin_token = _collect(problems, lambda: _admin_token(config.admin.token_file))
     client_ca_pem = _collect(problems, lambda: _client_ca(config))
     derp_keys = _collect(problems, lambda: load_derp_keys(config.derp))
+    if config.derp.mesh_with:
+        _collect(problems, lambda: mesh_tls(config.derp))
     tcp_tls: ssl.SSLContext | None = None
     turn_tls: ssl.SSLContext | None = None
     if len(identities) == len(pairs):

@@ -15,6 +15,7 @@ from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import (
     BindCounters,
     DerpCounters,
+    DerpMeshCounters,
     FlowCounters,
     HttpCounters,
     IpCounters,
@@ -52,7 +53,7 @@ from masque_relay.quic.settings import EndpointSettings
 from masque_relay.quic.tls import CertificateStore
 from masque_relay.server.chain import Chain
 from masque_relay.server.connect_ip import open_connect_ip
-from masque_relay.server.derp import derp_routes, open_derp
+from masque_relay.server.derp import Derp, derp_routes, open_derp, open_derp_mesh
 from masque_relay.server.material import Material
 from masque_relay.server.mesh import Mesh, open_mesh
 from masque_relay.server.mesh_ways import mesh_applications, mesh_routes
@@ -80,6 +81,7 @@ class Counters:
     turn: TurnCounters = field(default_factory=TurnCounters)
     mesh: MeshCounters = field(default_factory=MeshCounters)
     derp: DerpCounters = field(default_factory=DerpCounters)
+    derp_mesh: DerpMeshCounters = field(default_factory=DerpMeshCounters)
     upstream: UpstreamCounters = field(default_factory=UpstreamCounters)
 
 
@@ -105,7 +107,7 @@ class Parts:
     """None where STUN and TURN are off."""
     mesh: Mesh | None
     """None where the mesh is off."""
-    derp: DerpServer | None
+    derp: Derp | None
     """None where DERP is off."""
     admin: AdminListener | None
     """None in a worker: its supervisor has it."""
@@ -153,7 +155,7 @@ async def open_parts(
         counters=counters.tunnel,
         ip_counters=counters.ip,
     )
-    mesh, derp = await _open_meeting_place(
+    mesh, derp_server = await _open_meeting_place(
         stack, config, material, gate=gate, dataplane=dataplane, clock=clock, counters=counters
     )
     chain = await open_chain(
@@ -176,7 +178,7 @@ async def open_parts(
         clock=clock,
         proxy_name=proxy_name,
     )
-    ways_of_derp = derp_routes(derp, config.derp, proxy_name=proxy_name)
+    ways_of_derp = derp_routes(derp_server, config.derp, proxy_name=proxy_name)
     front_end = HttpFrontEnd(
         build_app(
             kinds,
@@ -265,7 +267,14 @@ async def open_parts(
         admin=admin,
         turn=turn,
         mesh=mesh,
-        derp=derp,
+        derp=await open_derp_mesh(
+            stack,
+            config.derp,
+            derp_server,
+            clock=clock,
+            counters=counters.derp_mesh,
+            keys=material.derp_keys,
+        ),
     )
 
 

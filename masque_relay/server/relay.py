@@ -397,6 +397,7 @@ class Relay:
                 "turn": parts.counters.turn,
                 "mesh": parts.counters.mesh,
                 "derp": parts.counters.derp,
+                "derp_mesh": parts.counters.derp_mesh,
                 "upstream": parts.counters.upstream,
             },
             tallies={

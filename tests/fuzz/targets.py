@@ -245,7 +245,12 @@ def fuzz_turn_stream(data: bytes) -> None:
 
 def fuzz_derp(data: bytes) -> None:
     """DERP frames: the same however the stream is cut; every body is split or refused."""
-    whole, cut = derp.FrameDecoder(), derp.FrameDecoder()
+    for known in (derp.FROM_CLIENT, derp.FROM_SERVER):
+        _fuzz_derp_frames(data, known)
+
+
+def _fuzz_derp_frames(data: bytes, known: frozenset[derp.FrameType]) -> None:
+    whole, cut = derp.FrameDecoder(known=known), derp.FrameDecoder(known=known)
     whole.feed(data)
     frames: list[derp.Frame] = []
     again: list[derp.Frame] = []
@@ -264,6 +269,9 @@ def fuzz_derp(data: bytes) -> None:
             derp.split_key,
             derp.split_ping,
             derp.split_preferred,
+            derp.split_server_key,
+            derp.split_peer_gone,
+            derp.split_peer_present,
             parse_client_info,
         ):
             with suppress(WireError):

@@ -88,6 +88,7 @@ NOT_MIRRORED: dict[str, str] = {
     "fallbacks/derp/upgrade.py": "a real relay: tests/integration/derp",
     "fallbacks/derp/websocket.py": "a real relay: tests/integration/derp",
     "fallbacks/derp/probes.py": "a real relay: tests/integration/derp/test_ways.py",
+    "masque_relay/server/derp_mesh.py": "sockets: tests/integration/derp/test_region.py",
     "masque_relay/server/derp.py": "wiring: tests/integration/derp",
     "masque_relay/config/derp.py": "documented settings: tests/unit/config, tests/integration/derp",
     "fallbacks/turn/path.py": "ports only",

@@ -10,6 +10,7 @@ from typing import Any
 from nacl.public import Box, PrivateKey, PublicKey
 
 from fallbacks.derp.box import ServerBox
+from fallbacks.derp.elsewhere import Elsewhere
 from fallbacks.derp.ports import DerpPorts
 from fallbacks.derp.roster import Roster
 from fallbacks.derp.session import DerpSession
@@ -150,6 +151,7 @@ class DerpWorld:
         self.board = RelaySwitchboard() if board is None else board
         self.counters = DerpCounters()
         self.names: dict[bytes, str] = {}
+        self.elsewhere = Elsewhere()
         self.forbidden: set[tuple[str, bytes]] = set()
         self.generation = 0
         self.refuse_with: DenyReason | None = None
@@ -163,6 +165,8 @@ class DerpWorld:
             switchboard=self.board,
             roster=Roster(),
             may_reach=lambda lease, member: (lease.subject, member.peer_id) not in self.forbidden,
+            elsewhere=self.elsewhere,
+            may_reach_elsewhere=lambda lease, key: (lease.subject, key) not in self.forbidden,
             generation=lambda: self.generation,
             authenticate=self._authenticate,
             session_over=self.over.append,

@@ -1,6 +1,6 @@
 """Owns the chain: the first credential of a request decides, by the one who checks its kind."""
 
-from typing import TypeVar, assert_never
+from typing import Protocol, TypeVar, assert_never
 
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.request import (
@@ -19,6 +19,14 @@ from masque_relay.control.auth.principal import Authenticator, CredentialKind, P
 _Presented = TypeVar("_Presented", bound=Credential)
 
 
+class NodeKeyRegister(Authenticator[NodeKey], Protocol):
+    """Checks node keys, and knows whose they are."""
+
+    def recall(self, credential: NodeKey) -> Principal | None:
+        """Return whose key it is, without a proof of it; None: nobody's."""
+        ...
+
+
 class AuthenticatorChain:
     """Hands a credential to whoever checks its kind; a kind that nobody checks is refused."""
 
@@ -29,7 +37,7 @@ class AuthenticatorChain:
         basic: Authenticator[BasicPassword] | None = None,
         mtls: Authenticator[ClientCertificate] | None = None,
         stun: Authenticator[MessageIntegrity] | None = None,
-        node_keys: Authenticator[NodeKey] | None = None,
+        node_keys: NodeKeyRegister | None = None,
     ) -> None:
         self._bearer = bearer
         self._basic = basic
@@ -45,6 +53,10 @@ class AuthenticatorChain:
         if not request.credentials:
             return Denial(reason=DenyReason.CREDENTIAL_MISSING, detail="no credential")
         return await self._check(request.credentials[0], request.source, now_s)
+
+    def recall(self, credential: NodeKey) -> Principal | None:
+        """Return whose node key it is, without a proof of it; None: nobody's."""
+        return None if self._node_keys is None else self._node_keys.recall(credential)
 
     def still_trusts(self, principal: Principal) -> bool:
         """Return whether a reload left in place what the principal's trust rests on."""

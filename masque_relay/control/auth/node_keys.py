@@ -66,15 +66,21 @@ class NodeKeyAuthenticator:
         del now_s
         node = self._nodes.get(credential.key)
         if node is not None:
-            return Principal(
-                subject=node.name,
-                groups=node.groups,
-                method=CredentialKind.NODE_KEY,
-                key_id=_listed_id(node),
-            )
+            return _principal_of(node)
         if self._settings.verifier_url is None:
             return Denial(reason=DenyReason.CREDENTIAL_INVALID, detail="the node key is not listed")
         return await self._verify(self._settings.verifier_url, credential.key, source)
+
+    def recall(self, credential: NodeKey) -> Principal | None:
+        """Return whose key it is, without a proof of it and without asking anybody.
+
+        Where there is a verifier, keys that are not listed are those that it lets in: whoever
+        admitted one has asked.
+        """
+        node = self._nodes.get(credential.key)
+        if node is not None:
+            return _principal_of(node)
+        return None if self._settings.verifier_url is None else self._verified(credential.key)
 
     def still_trusts(self, principal: Principal) -> bool:
         """Return whether the key is still listed for the same subject, or the verifier the same."""
@@ -103,6 +109,9 @@ class NodeKeyAuthenticator:
         if allows is False:
             detail = "the node key verifier refuses it"
             return Denial(reason=DenyReason.CREDENTIAL_INVALID, detail=detail)
+        return self._verified(key)
+
+    def _verified(self, key: bytes) -> Principal:
         return Principal(
             subject=format_node_key(key),
             groups=self._settings.verifier_groups,
@@ -196,6 +205,15 @@ def load_nodes(path: Path) -> tuple[Node, ...]:
 def _trust() -> ssl.SSLContext:
     """The system's CAs; loading them takes too long to do it for each question."""
     return ssl.create_default_context()
+
+
+def _principal_of(node: Node) -> Principal:
+    return Principal(
+        subject=node.name,
+        groups=node.groups,
+        method=CredentialKind.NODE_KEY,
+        key_id=_listed_id(node),
+    )
 
 
 def _listed_id(node: Node) -> str:

@@ -14,13 +14,15 @@ from masque_relay.contract.request import (
     Credential,
     MalformedCredential,
     Method,
+    NodeKey,
     Transport,
 )
 from masque_relay.contract.verdict import Denial, DenyReason, EndReason
 from masque_relay.control.auth.keys import generate_signing_key
 from masque_relay.control.auth.tokens import issue_token
 from masque_relay.control.revocation import RevocationError
-from masque_relay.control.settings import GateLimits
+from masque_relay.control.settings import GateLimits, NodeKeySettings
+from masque_relay.wire.node_key import format_node_key
 from tests.support.gates import AUDIENCE, ISSUER, WEB_POLICY, EndRecorder, GateBench
 
 PUBLIC = ip_address("1.1.1.1")
@@ -434,6 +436,31 @@ async def test_peers_call_those_whom_the_policy_names(tmp_path: Path) -> None:
     assert denial.reason is DenyReason.POLICY
     bench.reload(MESH_POLICY.replace('peers = ["bob"]', 'peers = ["carol"]'))
     assert bench.gate.admit_peer(alice, bob) is not None
+
+
+async def test_peers_at_another_relay_are_judged_by_whose_key_it_is(tmp_path: Path) -> None:
+    key, stranger = NodeKey(key=bytes(range(32))), NodeKey(key=bytes(32))
+    nodes = tmp_path / "nodes.toml"
+    nodes.write_text(f'[node.bob]\nkey = "{format_node_key(key.key)}"\n')
+    bench = GateBench(
+        tmp_path,
+        policy=MESH_POLICY,
+        change=lambda settings: replace(settings, node_keys=NodeKeySettings(file=nodes)),
+    )
+    alice = await bench.open(bench.request(None, subject="alice", method=Method.GHOSTWIRE))
+    assert bench.gate.admit_distant_peer(alice, key) is None
+    unknown = bench.gate.admit_distant_peer(alice, stranger)
+    assert unknown is not None
+    assert unknown.reason is DenyReason.CREDENTIAL_INVALID
+    bench.reload(MESH_POLICY.replace('peers = ["bob"]', 'peers = ["carol"]'))
+    forbidden = bench.gate.admit_distant_peer(alice, key)
+    assert forbidden is not None
+    assert forbidden.reason is DenyReason.POLICY
+    bench.reload(MESH_POLICY)
+    bench.gate.revoke(subject="bob", token_id=None)
+    revoked = bench.gate.admit_distant_peer(alice, key)
+    assert revoked is not None
+    assert revoked.reason is DenyReason.REVOKED
 
 
 async def test_bound_token_is_worth_nothing_without_the_proof(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from masque_relay.contract.counters import (
     BindCounters,
     DerpCounters,
+    DerpMeshCounters,
     FlowCounters,
     HttpCounters,
     IpCounters,
@@ -47,6 +48,7 @@ GROUPS: dict[str, type] = {
     "turn": TurnCounters,
     "mesh": MeshCounters,
     "derp": DerpCounters,
+    "derp_mesh": DerpMeshCounters,
     "upstream": UpstreamCounters,
 }
 

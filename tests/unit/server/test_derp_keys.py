@@ -8,7 +8,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from fallbacks.derp.box import ServerBox
-from masque_relay.config.derp import DerpSection
+from masque_relay.config.derp import MAX_MESH_SERVERS, DerpSection, split_server_url
 from masque_relay.contract.errors import ConfigError
 from masque_relay.server.derp_keys import load_derp_keys, note_certificate
 
@@ -78,6 +78,47 @@ def test_the_note_names_key_and_version() -> None:
     name = note.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
     assert name == "derpkey" + ServerBox(keys.private_key).public_key.hex()
     assert note.serial_number == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("https://other.example/derp", ("other.example", 443, "/derp")),
+        ("https://other.example", ("other.example", 443, "/derp")),
+        ("https://192.0.2.1:8443/x/derp", ("192.0.2.1", 8443, "/x/derp")),
+        ("https://[2001:db8::1]:8443/", ("2001:db8::1", 8443, "/derp")),
+    ],
+)
+def test_a_server_of_the_mesh_is_named_by_its_url(url: str, where: tuple[str, int, str]) -> None:
+    assert split_server_url(url) == where
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "other.example",
+        "http://other.example/derp",
+        "https://a:b@c/derp",
+        "https://a/d?e=f",
+        "https://a/derp\r\nx: y",
+        "https://a/d\N{LATIN SMALL LETTER E WITH ACUTE}rp",
+    ],
+)
+def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="is not https://HOST"):
+        DerpSection(mesh_key_file=Path("mesh.key"), mesh_with=(url,))
+
+
+def test_no_server_is_named_twice() -> None:
+    servers = ("https://a.example", "https://a.example:443/derp")
+    with pytest.raises(ValueError, match="twice"):
+        DerpSection(mesh_key_file=Path("mesh.key"), mesh_with=servers)
+
+
+def test_not_more_servers_are_named_than_a_region_may_have() -> None:
+    servers = tuple(f"https://s{number}.example" for number in range(MAX_MESH_SERVERS + 1))
+    with pytest.raises(ValueError, match="at most"):
+        DerpSection(mesh_key_file=Path("mesh.key"), mesh_with=servers)
 
 
 @pytest.mark.parametrize("path", ["derp", "/derp/", "/{x}"])

@@ -53,6 +53,9 @@ class Accepting:
     def still_trusts(self, principal: Principal) -> bool:
         return self.trusts
 
+    def recall(self, credential: NodeKey) -> Principal:
+        return ALICE
+
 
 def request(*credentials: Credential) -> RelayRequest:
     return RelayRequest(
@@ -96,6 +99,12 @@ async def test_a_bad_first_credential_is_not_made_good_by_a_second_one() -> None
     malformed, bearer = CREDENTIALS[-1], CREDENTIALS[0]
     assert await reason(chain, malformed, bearer) is DenyReason.CREDENTIAL_INVALID
     assert await reason(chain, bearer, malformed) is None
+
+
+def test_whose_node_key_it_is_is_known_where_node_keys_are_taken() -> None:
+    who = AuthenticatorChain(node_keys=Accepting()).recall(NodeKey(key=bytes(32)))
+    assert who is not None
+    assert AuthenticatorChain(bearer=Accepting()).recall(NodeKey(key=bytes(32))) is None
 
 
 @pytest.mark.parametrize("method", CredentialKind)

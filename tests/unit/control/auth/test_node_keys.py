@@ -100,6 +100,13 @@ class TestList:
         with pytest.raises(ConfigError, match="https"):
             load_node_keys(NodeKeySettings(verifier_url="ftp://example"))
 
+    def test_whose_key_it_is_is_known_without_a_proof(self, tmp_path: Path) -> None:
+        authenticator = listed(tmp_path, f'[node.a]\nkey = "{format_node_key(KEY)}"\n')
+        who = authenticator.recall(NodeKey(key=KEY))
+        assert who is not None
+        assert who.subject == "a"
+        assert authenticator.recall(NodeKey(key=OTHER)) is None
+
 
 class TestVerifier:
     async def test_it_is_asked_as_tailscale_asks_and_its_word_counts(self) -> None:
@@ -119,6 +126,14 @@ class TestVerifier:
         assert authenticator.still_trusts(who)
         elsewhere = verifier(answer, verifier_url="http://other.example/verify")
         assert not elsewhere.still_trusts(who)
+
+    def test_a_key_that_another_relay_let_in_is_the_verifiers_without_asking(self) -> None:
+        def answer(question: Any) -> Any:
+            raise AssertionError(question)
+
+        who = verifier(answer).recall(NodeKey(key=OTHER))
+        assert who is not None
+        assert (who.subject, who.groups) == (format_node_key(OTHER), ("tailnet",))
 
     async def test_a_listed_key_is_not_asked_about(self) -> None:
         settings = NodeKeySettings(verifier_url="http://nowhere.invalid/")

@@ -4,7 +4,12 @@ import json
 
 import pytest
 
-from fallbacks.derp.info import ClientInfo, encode_server_info, parse_client_info
+from fallbacks.derp.info import (
+    ClientInfo,
+    encode_mesh_client_info,
+    encode_server_info,
+    parse_client_info,
+)
 from masque_relay.contract.lease import TunnelLimits
 from masque_relay.wire.errors import WireError
 
@@ -14,6 +19,11 @@ def test_names_count_without_regard_to_case() -> None:
     expected = ClientInfo(version=2, mesh_key="ab", can_ack_pings=True, is_prober=True)
     assert parse_client_info(text) == expected
     assert parse_client_info(text.lower()) == expected
+
+
+def test_a_server_shows_another_one_the_mesh_key() -> None:
+    expected = ClientInfo(version=2, mesh_key="ab" * 32, can_ack_pings=True)
+    assert parse_client_info(encode_mesh_client_info("ab" * 32)) == expected
 
 
 def test_all_is_optional() -> None:

@@ -1,5 +1,6 @@
 """DERP's frames: vectors written out by hand, however the stream is cut."""
 
+from collections.abc import Callable
 from ipaddress import ip_address
 
 import pytest
@@ -45,6 +46,48 @@ def test_what_servers_say_has_these_bytes() -> None:
     assert wire.encode_health("duplicate").hex() == "1400000009" + b"duplicate".hex()
     restarting = wire.encode_restarting(reconnect_in_ms=1_000, try_for_ms=60_000)
     assert restarting.hex() == "1500000008" + "000003e8" + "0000ea60"
+
+
+def test_what_a_server_says_to_another_has_these_bytes() -> None:
+    pair = KEY + bytes(32)
+    assert wire.encode_forwards(pair, [b"ab", b""]).hex() == (
+        "0a00000042" + pair.hex() + "6162" + "0a00000040" + pair.hex()
+    )
+    assert wire.encode_client_info(KEY, b"box").hex() == "0200000023" + KEY.hex() + b"box".hex()
+
+
+def test_what_a_server_says_is_understood() -> None:
+    source = Endpoint(address=ip_address("192.0.2.1"), port=258)
+    flags = PresentFlag.MESH | PresentFlag.NOT_IDEAL
+    decoder = FrameDecoder(known=wire.FROM_SERVER)
+    decoder.feed(
+        wire.encode_server_key(KEY)
+        + wire.encode_packets(KEY, [b"for nobody"])
+        + wire.encode_peer_present(KEY, source, flags)
+        + wire.encode_peer_gone(KEY, GoneReason.NOT_HERE)
+        + wire.encode_peer_gone(KEY, GoneReason.DISCONNECTED)
+    )
+    key, present, absent, gone = frames(decoder)
+    assert wire.split_server_key(key.body) == KEY
+    assert wire.split_peer_present(present.body) == (KEY, flags)
+    assert wire.split_peer_present(KEY) == (KEY, PresentFlag.REGULAR)
+    assert wire.split_peer_gone(absent.body) == (KEY, True)
+    assert wire.split_peer_gone(gone.body) == (KEY, False)
+    assert wire.split_peer_gone(KEY) == (KEY, False)
+    assert decoder.skipped_count == 1
+
+
+@pytest.mark.parametrize(
+    "split", [wire.split_server_key, wire.split_peer_present, wire.split_peer_gone]
+)
+def test_what_a_server_says_without_a_key_is_refused(split: Callable[[bytes], object]) -> None:
+    with pytest.raises(WireError):
+        split(KEY[:-1])
+
+
+def test_another_magic_is_not_a_derp_server() -> None:
+    with pytest.raises(WireError, match="not that of DERP"):
+        wire.split_server_key(b"DERQ\xf0\x9f\x94\x91" + KEY)
 
 
 def test_a_long_health_text_is_cut() -> None:
