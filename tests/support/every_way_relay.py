@@ -7,7 +7,7 @@ with every_way_relay(directory) as relay:
 import json
 import secrets
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,9 +68,11 @@ targets = ["127.0.0.0/8:*", "*:*"]
 CONFIG = """
 [gate.stun]
 shared_secret_files = ["turn-secret"]
+%s
 
 [gate.node_keys]
 file = "nodes.toml"
+%s
 
 [derp]
 enabled = true
@@ -126,24 +128,36 @@ class AuditMark:
         self._seen = len(self._records())
 
     def decisions(self, *, count: int, **fields: str) -> list[dict[str, object]]:
-        """Return the decisions behind the mark with these fields, of which there are so many.
+        """Return what the gate has decided behind the mark, of targets' addresses too.
 
         Raises:
-            TimeoutError: the trail, which a thread writes, does not come to have as many.
+            TimeoutError: there come to be fewer.
         """
+        made = self._wait_for(count, {"decision", "address"}, fields)
+        assert len(made) == count, made
+        return made
 
+    def records(self, *, count: int, event: str) -> list[dict[str, object]]:
+        """Return the records of one event behind the mark, as soon as there are so many.
+
+        Raises:
+            TimeoutError: there come to be fewer.
+        """
+        return self._wait_for(count, {event}, {})
+
+    def _wait_for(
+        self, count: int, events: set[str], fields: dict[str, str]
+    ) -> list[dict[str, object]]:
         def found() -> list[dict[str, object]] | None:
             made = [
                 record
                 for record in self._records()[self._seen :]
-                if record["event"] in {"decision", "address"}
+                if record["event"] in events
                 and all(record[name] == value for name, value in fields.items())
             ]
             return made if len(made) >= count else None
 
-        made = wait_until(found, deadline_s=10 * TIMESCALE, what=f"{count} decisions in the trail")
-        assert len(made) == count, made
-        return made
+        return wait_until(found, deadline_s=10 * TIMESCALE, what=f"{count} records in the trail")
 
     def _records(self) -> list[dict[str, object]]:
         whole, _, _ = self._file.read_text(encoding="utf-8").rpartition("\n")
@@ -162,12 +176,22 @@ def every_way_relay(
     directory: Path,
     *,
     config: str = "",
-    policy: str = POLICY,
+    stun: str = "",
+    node_keys: str = "",
+    policy: str = "",
     change: Callable[[DevState], None] = lambda _: None,
-    nodes: Sequence[str] = NODES,
 ) -> Generator[EveryWayRelay]:
-    """Run such a relay until the block ends; ``config`` and ``change`` add to it."""
-    keys = {name: PrivateKey.generate() for name in (*nodes, "mallory")}
+    """Run such a relay until the block ends.
+
+    Args:
+        directory: a temporary directory.
+        config: TOML to append to the configuration.
+        stun: TOML to append to ``[gate.stun]``.
+        node_keys: TOML to append to ``[gate.node_keys]``.
+        policy: TOML to append to the policy.
+        change: has its way with the state directory's files.
+    """
+    keys = {name: PrivateKey.generate() for name in (*NODES, "mallory")}
 
     def prepare(state: DevState) -> None:
         (state.directory / "turn-secret").write_text(SECRET + "\n")
@@ -175,12 +199,17 @@ def every_way_relay(
         (state.directory / "nodes.toml").write_text(
             "".join(
                 f'[node.{name}]\nkey = "{format_node_key(bytes(keys[name].public_key))}"\n'
-                for name in nodes
+                for name in NODES
             )
         )
         change(state)
 
-    with managed_relay(directory, policy=policy, config=CONFIG + config, change=prepare) as relay:
+    with managed_relay(
+        directory,
+        policy=POLICY + policy,
+        config=CONFIG % (stun, node_keys) + config,
+        change=prepare,
+    ) as relay:
         with relay.admin() as admin:
             turn = admin.status()["turn"]
         assert isinstance(turn, dict)

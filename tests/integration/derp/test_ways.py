@@ -1,12 +1,8 @@
 """What DERP looks like from outside: heads, probes, WebSocket, operators; and when it is off."""
 
-import json
 import ssl
 from collections.abc import Generator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import httpx
 import pytest
@@ -20,6 +16,7 @@ from tests.support.derp_relay import DerpRelay, derp_relay
 from tests.support.derp_socket import WAIT_S, DerpSocket
 from tests.support.derp_world import split_frames
 from tests.support.managed_relay import managed_relay
+from tests.support.node_key_verifier import run_verifier
 
 CONFIG = """
 [derp.bootstrap_dns]
@@ -172,34 +169,9 @@ class TestOperators:
                 assert [number for number, _ in again.rest()] == [FrameType.HEALTH]
 
 
-class Verifier(BaseHTTPRequestHandler):
-    """Allows what its server says."""
-
-    def do_POST(self) -> None:
-        length = int(self.headers["content-length"])
-        asked = json.loads(self.rfile.read(length))
-        server: Any = self.server
-        server.asked.append(asked)
-        body = json.dumps({"Allow": asked["NodePublic"] in server.allowed}).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: Any) -> None:
-        """Say nothing."""
-
-
 def test_a_verifier_admits_keys_that_no_list_has(tmp_path: Path) -> None:
     allowed, stranger = PrivateKey.generate(), PrivateKey.generate()
-    server: Any = HTTPServer(("127.0.0.1", 0), Verifier)
     name = format_node_key(bytes(allowed.public_key))
-    server.allowed, server.asked = {name}, []
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    gate = (
-        f'verifier_url = "http://127.0.0.1:{server.server_port}/"\nverifier_groups = ["verified"]'
-    )
     policy = """
     [group.verified]
     claims = ["verified"]
@@ -212,7 +184,8 @@ def test_a_verifier_admits_keys_that_no_list_has(tmp_path: Path) -> None:
     targets = ["*"]
     peers = ["*"]
     """
-    try:
+    with run_verifier(name) as verifier:
+        gate = f'verifier_url = "{verifier.url}"\nverifier_groups = ["verified"]'
         with derp_relay(tmp_path, gate=gate, policy=policy) as derp:
             https, ca_file = derp.relay.ready["https"], derp.relay.ca_file
             with DerpSocket(https, ca_file, allowed) as client:
@@ -222,12 +195,8 @@ def test_a_verifier_admits_keys_that_no_list_has(tmp_path: Path) -> None:
                 client.head()
                 client.greet()
                 assert [number for number, _ in client.rest()] == [FrameType.HEALTH]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-    assert server.asked[0] == {"NodePublic": name, "Source": "127.0.0.1"}
-    assert len(server.asked) == 2
+    assert verifier.asked[0] == {"NodePublic": name, "Source": "127.0.0.1"}
+    assert len(verifier.asked) == 2
 
 
 def test_beyond_the_cap_of_unproved_clients_the_answer_is_503(tmp_path: Path) -> None:

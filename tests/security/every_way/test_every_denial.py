@@ -32,6 +32,7 @@ from tests.support.every_way import Family, Way
 from tests.support.every_way_relay import EveryWayRelay, every_way_relay, time_limited
 from tests.support.knocks import METADATA, Shown, Visit, knocking, visit_of
 from tests.support.mesh_arrival import WAIT_S
+from tests.support.processes import TIMESCALE
 from tests.support.turn_client import Credentials
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -41,7 +42,7 @@ PORT = 9
 TARGET = ("127.0.0.1", PORT)
 BURST = 60
 """Opens of one subject; no other subject of these tests comes near it."""
-SLOW_PASSES = 60
+SLOW_PASSES = int(60 * TIMESCALE)
 """Of argon2: about a second and a half, which all the others have to arrive within."""
 PASSWORD = "correct horse"
 
