@@ -21,6 +21,7 @@ from nacl.public import PrivateKey
 from websockets.asyncio.client import ClientConnection
 from websockets.asyncio.client import connect as open_websocket
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 from fallbacks.derp.wire import FrameType, encode_frame
 from fallbacks.turn.wire.codepoints import Attribute, Method
@@ -334,7 +335,7 @@ class _DerpWebSocketVisit:
         self._socket = await open_websocket(
             f"wss://{self._relay.ready['https']}/derp",
             ssl=ssl.create_default_context(cafile=str(self._relay.ca_file)),
-            subprotocols=["derp"],  # type: ignore[list-item]  # a NewType of str
+            subprotocols=[Subprotocol("derp")],
             proxy=None,
             open_timeout=WAIT_S,
             close_timeout=1,

@@ -1,5 +1,6 @@
 """What DERP looks like from outside: heads, probes, WebSocket, operators; and when it is off."""
 
+import asyncio
 import ssl
 from collections.abc import Generator
 from pathlib import Path
@@ -7,7 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 from nacl.public import Box, PrivateKey, PublicKey
-from websockets.sync.client import connect as open_websocket
+from websockets.asyncio.client import connect as open_websocket
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Subprotocol
 
 from fallbacks.derp.wire import FrameType, encode_frame
 from masque_relay.wire.node_key import format_node_key
@@ -38,6 +41,15 @@ def get(derp: DerpRelay, path: str, method: str = "GET", **headers: str) -> http
     context = ssl.create_default_context(cafile=str(derp.relay.ca_file))
     url = f"https://{derp.relay.ready['https']}{path}"
     return httpx.request(method, url, headers=headers, verify=context, timeout=WAIT_S)
+
+
+def websocket_to(derp: DerpRelay, subprotocol: str) -> open_websocket:
+    return open_websocket(
+        derp.url.replace("https", "wss"),
+        ssl=ssl.create_default_context(cafile=str(derp.relay.ca_file)),
+        subprotocols=[Subprotocol(subprotocol)],
+        proxy=None,
+    )
 
 
 class TestHeads:
@@ -99,32 +111,29 @@ class TestProbes:
 
 
 class TestWebSocket:
-    def test_messages_are_pieces_of_the_stream(self, derp: DerpRelay) -> None:
-        context = ssl.create_default_context(cafile=str(derp.relay.ca_file))
-        url = derp.url.replace("https", "wss")
-        with (
-            open_websocket(url, ssl=context, subprotocols=["derp"]) as websocket,  # type: ignore[list-item]
-            connect(derp, "bob") as bob,
-            connect(derp, "alice") as alice,
-        ):
-            first = websocket.recv(WAIT_S)
+    async def test_messages_are_pieces_of_the_stream(self, derp: DerpRelay) -> None:
+        with connect(derp, "bob") as bob, connect(derp, "alice") as alice:
+            await self.exchange(derp, alice, bob)
+
+    @staticmethod
+    async def exchange(derp: DerpRelay, alice: DerpSocket, bob: DerpSocket) -> None:
+        async with asyncio.timeout(WAIT_S), websocket_to(derp, "derp") as websocket:
+            first = await websocket.recv()
             assert isinstance(first, bytes)
             alice.server_key = split_frames(first)[0][1][8:]
             greeting = encode_frame(FrameType.CLIENT_INFO, alice.greeting())
             for start in range(0, len(greeting), 50):
-                websocket.send(greeting[start : start + 50])
-            second = websocket.recv(WAIT_S)
+                await websocket.send(greeting[start : start + 50])
+            second = await websocket.recv()
             assert isinstance(second, bytes)
             assert split_frames(second)[0][0] == FrameType.SERVER_INFO
             bob.enter()
-            websocket.send(encode_frame(FrameType.SEND_PACKET, bob.public + b"hello"))
+            await websocket.send(encode_frame(FrameType.SEND_PACKET, bob.public + b"hello"))
             assert bob.expect(FrameType.RECV_PACKET) == alice.public + b"hello"
 
-    def test_another_subprotocol_is_refused(self, derp: DerpRelay) -> None:
-        context = ssl.create_default_context(cafile=str(derp.relay.ca_file))
-        url = derp.url.replace("https", "wss")
-        with pytest.raises(Exception, match="403"):
-            open_websocket(url, ssl=context, subprotocols=["other"])  # type: ignore[list-item]
+    async def test_another_subprotocol_is_refused(self, derp: DerpRelay) -> None:
+        with pytest.raises(InvalidStatus, match="403"):
+            await websocket_to(derp, "other")
 
 
 class TestOperators:
@@ -199,24 +208,22 @@ def test_a_verifier_admits_keys_that_no_list_has(tmp_path: Path) -> None:
     assert len(verifier.asked) == 2
 
 
-def test_beyond_the_cap_of_unproved_clients_the_answer_is_503(tmp_path: Path) -> None:
-    with derp_relay(tmp_path, config="limits = { max_unproved = 1 }") as derp:
-        context = ssl.create_default_context(cafile=str(derp.relay.ca_file))
-        with connect(derp, "alice") as waiting, connect(derp, "bob") as bob:
-            waiting.request()
-            assert waiting.head().startswith("HTTP/1.1 101 ")
-            bob.request()
-            assert bob.head().startswith("HTTP/1.1 503 ")
-            with pytest.raises(Exception, match="503"):
-                open_websocket(
-                    derp.url.replace("https", "wss"),
-                    ssl=context,
-                    subprotocols=["derp"],  # type: ignore[list-item]
-                )
-            waiting.greet()
-            waiting.expect(FrameType.SERVER_INFO)
-            with connect(derp, "bob") as bob_again:
-                bob_again.enter()
+async def test_beyond_the_cap_of_unproved_clients_the_answer_is_503(tmp_path: Path) -> None:
+    with (
+        derp_relay(tmp_path, config="limits = { max_unproved = 1 }") as derp,
+        connect(derp, "alice") as waiting,
+        connect(derp, "bob") as bob,
+    ):
+        waiting.request()
+        assert waiting.head().startswith("HTTP/1.1 101 ")
+        bob.request()
+        assert bob.head().startswith("HTTP/1.1 503 ")
+        with pytest.raises(InvalidStatus, match="503"):
+            await websocket_to(derp, "derp")
+        waiting.greet()
+        waiting.expect(FrameType.SERVER_INFO)
+        with connect(derp, "bob") as bob_again:
+            bob_again.enter()
 
 
 async def test_it_runs_over_http3_too(derp: DerpRelay, open_h3: Connect) -> None:
