@@ -17,6 +17,7 @@ from cryptography import x509
 from nacl.public import PrivateKey
 
 from fallbacks.turn.wire.codepoints import Attribute
+from masque_relay.admin.client import AdminClient
 from masque_relay.client import Basic, Bearer, ClientError, MutualTls, TunnelRefused
 from masque_relay.client.mesh.identity import PeerIdentity
 from masque_relay.config.dev_state import DevState
@@ -83,6 +84,7 @@ class Wallet:
     """A relay, and credentials of every kind for it."""
 
     relay: EveryWayRelay
+    admin: AdminClient
     shared_key: bytes
     """With the third party."""
     verified: PrivateKey
@@ -188,19 +190,25 @@ def wallet(tmp_path_factory: pytest.TempPathFactory) -> Generator[Wallet]:
             _user("carol") + _user("ended") + "expires = 2020-01-01T00:00:00Z\n"
         )
 
-    with run_verifier(format_node_key(bytes(verified.public_key))) as verifier:
-        node_keys = f'verifier_url = "{verifier.url}"\nverifier_groups = ["verified"]\n'
-        with every_way_relay(
+    with (
+        run_verifier(format_node_key(bytes(verified.public_key))) as verifier,
+        every_way_relay(
             tmp_path_factory.mktemp("relay"),
             config=CONFIG,
             stun=STUN,
-            node_keys=node_keys,
+            node_keys=f'verifier_url = "{verifier.url}"\nverifier_groups = ["verified"]',
             policy=POLICY,
             change=prepare,
-        ) as relay:
-            yield Wallet(
-                relay=relay, shared_key=shared_key, verified=verified, certificates=certificates
-            )
+        ) as relay,
+        relay.relay.admin() as admin,
+    ):
+        yield Wallet(
+            relay=relay,
+            admin=admin,
+            shared_key=shared_key,
+            verified=verified,
+            certificates=certificates,
+        )
 
 
 def _user(name: str) -> str:
@@ -238,8 +246,8 @@ async def test_good_credential_is_admitted_as_its_subject(
         assert (record["transport"], record["method"]) == way.audited_as
         assert record["subject"] == wallet.subject(kind)
         assert record["credential"] == TABLE[kind].audited_as
-        with relay.relay.admin() as admin:
-            (session,) = [one for one in admin.tunnels() if one["lease_id"] == record["lease_id"]]
+        sessions = wallet.admin.tunnels()
+        (session,) = [one for one in sessions if one["lease_id"] == record["lease_id"]]
         assert session["subject"] == wallet.subject(kind)
 
 
