@@ -12,11 +12,11 @@ from masque_relay.config.ghostwire import GhostwireSection
 from masque_relay.contract.ports import Gate
 from masque_relay.contract.request import Method, Transport
 from masque_relay.http.asked import Asked
-from masque_relay.http.gate_middleware import GateMiddleware
+from masque_relay.http.gate_middleware import GateMiddleware, read_request
 from masque_relay.quic.application import ApplicationFactory
 from masque_relay.server.mesh import Mesh
 
-_CREDENTIAL_FIELDS = frozenset({b"authorization", b"proxy-authorization"})
+_ASKED = Asked(method=Method.GHOSTWIRE)
 
 
 def mesh_routes(
@@ -38,7 +38,7 @@ def _websocket_routes(
     gated = GateMiddleware(
         endpoint,
         gate=gate,
-        read_asked=lambda _: Asked(method=Method.GHOSTWIRE),
+        read_asked=lambda _: _ASKED,
         proxy_name=proxy_name,
         scope_type="websocket",
         transport=Transport.WEBSOCKET,
@@ -54,7 +54,7 @@ def _https_routes(
     gated = GateMiddleware(
         sessions.hold,
         gate=gate,
-        read_asked=lambda _: Asked(method=Method.GHOSTWIRE),
+        read_asked=lambda _: _ASKED,
         proxy_name=proxy_name,
     )
     endpoints = (
@@ -90,12 +90,15 @@ class _Application:
 
 
 class _GateWhereCredential:
-    """A browser can't send a credential with a WebSocket: then AUTH brings the token."""
+    """A browser can't send a token with a WebSocket: then AUTH brings it.
+
+    A client certificate comes in the handshake, and is the credential as on every other carrier.
+    """
 
     def __init__(self, gated: ASGIApp, open_app: ASGIApp) -> None:
         self._gated = gated
         self._open_app = open_app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        has_credential = any(name in _CREDENTIAL_FIELDS for name, _ in scope["headers"])
+        has_credential = bool(read_request(scope, _ASKED).credentials)
         await (self._gated if has_credential else self._open_app)(scope, receive, send)

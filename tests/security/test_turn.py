@@ -14,23 +14,19 @@ from hypothesis import strategies as st
 
 from fallbacks.turn.path import PathKind
 from masque_relay.contract.turn_limits import TurnLimits
-from masque_relay.contract.verdict import DenyReason, EndReason
-from masque_relay.control.auth.turn import bearer_key
-from masque_relay.control.settings import GateLimits
+from masque_relay.contract.verdict import EndReason
 from masque_relay.http.tcp_tls import CertificateFiles, build_server_context
 from masque_relay.stun.channel_data import StreamDecoder
 from masque_relay.stun.codepoints import Attribute, MessageClass, Method
 from masque_relay.stun.message import encode_message
 from masque_relay.wire.errors import WireError
 from tests.support.site_certificate import write_site_certificate
-from tests.support.turn_client import Credentials, Reply, TurnClient, endpoint
+from tests.support.turn_client import Credentials, TurnClient, endpoint
 from tests.support.turn_in_process import running_turn
 from tests.support.turn_rig import (
     PEER,
-    POLICY,
     PRIVATE_PEER,
     FakePath,
-    RigClient,
     TurnRig,
     error_name,
 )
@@ -49,89 +45,6 @@ def bogus_allocate() -> bytes:
 @pytest.fixture
 def rig(tmp_path: Path) -> TurnRig:
     return TurnRig(tmp_path)
-
-
-class TestEveryDenialOnEveryTransport:
-    """DenyReason x transport: what a TURN client hears of each."""
-
-    EXPECTED = {  # noqa: RUF012 (a table)
-        DenyReason.CREDENTIAL_MISSING: "UNAUTHENTICATED",
-        DenyReason.CREDENTIAL_INVALID: "UNAUTHENTICATED",
-        DenyReason.CREDENTIAL_EXPIRED: "UNAUTHENTICATED",
-        DenyReason.CREDENTIAL_AUDIENCE: "UNAUTHENTICATED",
-        DenyReason.REVOKED: "UNAUTHENTICATED",
-        DenyReason.POLICY: "FORBIDDEN",
-        DenyReason.ADDRESS_PROHIBITED: "FORBIDDEN",
-        DenyReason.TUNNEL_QUOTA: "ALLOCATION_QUOTA_REACHED",
-        DenyReason.OPEN_RATE: "ALLOCATION_QUOTA_REACHED",
-        DenyReason.BYTE_QUOTA: "ALLOCATION_QUOTA_REACHED",
-        DenyReason.OVERLOADED: "INSUFFICIENT_CAPACITY",
-        DenyReason.DRAINING: "INSUFFICIENT_CAPACITY",
-    }
-
-    @pytest.mark.parametrize("kind", KINDS)
-    @pytest.mark.parametrize("reason", DenyReason)
-    def test_it_is_the_error_that_the_table_says(
-        self, tmp_path: Path, reason: DenyReason, kind: PathKind
-    ) -> None:
-        rig = _rig_for(reason, tmp_path)
-        client = rig.client(
-            "mallory" if reason is DenyReason.POLICY else "alice", path=rig.path(kind=kind)
-        )
-        reply = _provoke(reason, rig, client)
-        assert error_name(reply) == self.EXPECTED[reason]
-        decided = [record.get("reason") for record in rig.bench.audit.records]
-        if reason is DenyReason.CREDENTIAL_AUDIENCE and kind is not PathKind.TLS:
-            # Only bearer tokens have an audience; without TLS they are not looked at.
-            assert DenyReason.CREDENTIAL_INVALID.value in decided
-        elif reason is not DenyReason.CREDENTIAL_MISSING:
-            assert reason.value in decided
-        rig.close()
-
-
-def _rig_for(reason: DenyReason, directory: Path) -> TurnRig:
-    """Return a rig whose limits can bring a refusal about."""
-    limits = {
-        DenyReason.TUNNEL_QUOTA: GateLimits(tunnels_per_subject=0),
-        DenyReason.OPEN_RATE: GateLimits(opens_per_s=0.001, open_burst=1),
-        DenyReason.OVERLOADED: GateLimits(max_tunnels=0),
-    }
-    daily = "limits = { bytes_per_subject_per_day = 100 }\n"
-    policy = POLICY + daily if reason is DenyReason.BYTE_QUOTA else POLICY
-    return TurnRig(directory, policy=policy, gate_limits=limits.get(reason))
-
-
-def _provoke(reason: DenyReason, rig: TurnRig, client: RigClient) -> Reply:
-    """Bring a refusal about; return what the client hears."""
-    match reason:
-        case DenyReason.CREDENTIAL_MISSING:
-            return client.challenge()
-        case DenyReason.ADDRESS_PROHIBITED:
-            client.allocate()
-            return client.permit(PRIVATE_PEER)
-        case DenyReason.CREDENTIAL_AUDIENCE:
-            token = rig.bench.token("alice", audience="elsewhere")
-            client.credentials.key = bearer_key(token)
-            client.credentials.more = [(Attribute.ACCESS_TOKEN, token.encode())]
-        case DenyReason.BYTE_QUOTA:
-            spender = rig.client(path=rig.path(port=1, kind=client.path.kind))
-            spender.allocate()
-            spender.bind_channel(0x4000, PEER)
-            spender.send_channel(0x4000, bytes(200))
-            rig.advance(1)
-        case DenyReason.OPEN_RATE:
-            rig.client(path=rig.path(port=1, kind=client.path.kind)).allocate()
-        case DenyReason.CREDENTIAL_INVALID:
-            client.credentials.password = "wrong"
-        case DenyReason.CREDENTIAL_EXPIRED:
-            rig.clock.advance(3601)
-        case DenyReason.REVOKED:
-            rig.bench.gate.revoke(subject="alice", token_id=None)
-        case DenyReason.DRAINING:
-            rig.bench.gate.drain()
-        case _:
-            pass
-    return client.try_allocate()
 
 
 class TestReflection:

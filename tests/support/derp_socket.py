@@ -91,8 +91,7 @@ class DerpSocket:
 
     def greeting(self, **info: Any) -> bytes:
         """Return the body of ClientInfo."""
-        text = json.dumps({"version": 2, **info}).encode()
-        return self.public + bytes(Box(self.key, PublicKey(self.server_key)).encrypt(text))
+        return seal_greeting(self.key, self.public, self.server_key, **info)
 
     def greet(self, **info: Any) -> None:
         """Take the server's key, show ours."""
@@ -112,3 +111,9 @@ class DerpSocket:
         if not data:
             raise EOFError
         self._buffer += data
+
+
+def seal_greeting(key: PrivateKey, public: bytes, server_key: bytes, **info: Any) -> bytes:
+    """Return the body of ClientInfo; a good one has the public key of the private one."""
+    text = json.dumps({"version": 2, **info}).encode()
+    return public + bytes(Box(key, PublicKey(server_key)).encrypt(text))

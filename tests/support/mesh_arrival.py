@@ -208,15 +208,22 @@ class Neighbours:
         async with asyncio.timeout(WAIT_S):
             while said not in self.other.peer.calls[0].datagrams:
                 self._call.channel.send_datagrams([said])
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.005)
         assert self.one.session.is_open
         assert self.other.session.is_open
 
 
 @asynccontextmanager
-async def neighbours(relay: ManagedRelay) -> AsyncGenerator[Neighbours]:
+async def neighbours(relay: ManagedRelay, *, subject: str = "dev") -> AsyncGenerator[Neighbours]:
     """Let two peers talk while the block runs; they must be able to at its end."""
-    async with arriving(relay, WayKind.H3) as one, arriving(relay, WayKind.H2) as other:
+    one_peer, other_peer = MeshPeer(), MeshPeer()
+    token, other_token = (
+        token_of(relay, subject, identity=peer.identity) for peer in (one_peer, other_peer)
+    )
+    async with (
+        arriving(relay, WayKind.H3, peer=one_peer, token=token) as one,
+        arriving(relay, WayKind.H2, peer=other_peer, token=other_token) as other,
+    ):
         call = Recorder()
         call.channel = one.session.open_channel(
             ChannelKind.DATAGRAMS, call, peer_id=other.peer.identity.peer_id

@@ -19,10 +19,10 @@ from masque_relay.client.errors import (
     RelayIncapable,
     RelayUnreachable,
     RelayUntrusted,
-    TunnelRefused,
 )
 from masque_relay.client.mesh.proxy_choice import PROXY_REFUSALS, proxy_refuses
 from masque_relay.client.mesh.way import OpenWay, SessionMaker, WayKind
+from masque_relay.client.refusal import refusal_from
 from masque_relay.client.uplink import RelayOptions
 from masque_relay.contract.ghostwire import FrameSession
 from masque_relay.contract.verdict import EndReason
@@ -96,7 +96,7 @@ async def open_https_way(
     try:
         async with asyncio.timeout(options.limits.connect_timeout_s):
             response = await client.post("open", headers=fields, extensions=extensions)
-        secret = _secret_of(response, address)
+        secret = _secret_of(response, address, sent=authorization is not None)
     except BaseException as error:
         await client.aclose()
         if isinstance(error, httpx.HTTPError | TimeoutError | OSError):
@@ -268,8 +268,8 @@ async def _pause(attempt: int) -> None:
     await asyncio.sleep(RETRY_S[attempt - 1])
 
 
-def _secret_of(response: httpx.Response, address: RelayAddress) -> str:
-    """Return the session's secret.
+def _secret_of(response: httpx.Response, address: RelayAddress, *, sent: bool) -> str:
+    """Return the session's secret; ``sent``: a credential went along.
 
     Raises:
         ClientError: the relay refuses, or knows nothing of it.
@@ -279,7 +279,8 @@ def _secret_of(response: httpx.Response, address: RelayAddress) -> str:
     if status == HTTPStatus.CREATED and secret:
         return secret
     if status in _REFUSED:
-        raise TunnelRefused(status, f"the relay refuses the session: HTTP {status}")
+        headers = [(name.lower(), value) for name, value in response.headers.raw]
+        raise refusal_from(status, headers, "the mesh", credential_sent=sent)
     raise RelayIncapable(f"{address} takes no session over plain requests: HTTP {status}")
 
 

@@ -23,10 +23,10 @@ from masque_relay.client.errors import (
     RelayIncapable,
     RelayUnreachable,
     RelayUntrusted,
-    TunnelRefused,
 )
 from masque_relay.client.mesh.proxy_choice import PROXY_REFUSALS, proxy_refuses
 from masque_relay.client.mesh.way import OpenWay, SessionMaker, WayKind
+from masque_relay.client.refusal import refusal_from
 from masque_relay.client.uplink import RelayOptions
 from masque_relay.contract.ghostwire import FrameSession
 from masque_relay.contract.verdict import EndReason
@@ -86,7 +86,7 @@ async def open_websocket_way(
             user_agent_header=None,
         )
     except (InvalidStatus, InvalidHandshake, ProxyError, TimeoutError, OSError) as error:
-        raise _failure(error, address) from error
+        raise _failure(error, address, sent=authorization is not None) from error
     way = _WebSocketWay(socket, make_session(None))
     remote = socket.remote_address
     return OpenWay(
@@ -163,12 +163,16 @@ class _WebSocketWay:
                     await self._something_to_send.wait()
 
 
-def _failure(error: Exception, address: RelayAddress) -> ClientError:
-    """Return what a failed handshake means to a person."""
+def _failure(error: Exception, address: RelayAddress, *, sent: bool) -> ClientError:
+    """Return what a failed handshake means to a person; ``sent``: a credential went along."""
     if isinstance(error, InvalidStatus):
         status = error.response.status_code
         if status in {401, 403, 407, 429, 503}:
-            return TunnelRefused(status, f"the relay refuses the session: HTTP {status}")
+            headers = [
+                (name.lower().encode("latin-1"), value.encode("latin-1"))
+                for name, value in error.response.headers.raw_items()
+            ]
+            return refusal_from(status, headers, "the mesh", credential_sent=sent)
         return RelayIncapable(f"{address} takes no WebSocket session: HTTP {status}")
     if isinstance(error, ssl.SSLError):
         return RelayUntrusted(f"TLS with {address} failed: {error.reason or error}")

@@ -1,17 +1,16 @@
 """What DERP looks like from outside: heads, probes, WebSocket, operators; and when it is off."""
 
-import json
+import asyncio
 import ssl
 from collections.abc import Generator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import httpx
 import pytest
 from nacl.public import Box, PrivateKey, PublicKey
-from websockets.sync.client import connect as open_websocket
+from websockets.asyncio.client import connect as open_websocket
+from websockets.exceptions import InvalidStatus
+from websockets.typing import Subprotocol
 
 from fallbacks.derp.wire import FrameType, encode_frame
 from masque_relay.wire.node_key import format_node_key
@@ -20,6 +19,7 @@ from tests.support.derp_relay import DerpRelay, derp_relay
 from tests.support.derp_socket import WAIT_S, DerpSocket
 from tests.support.derp_world import split_frames
 from tests.support.managed_relay import managed_relay
+from tests.support.node_key_verifier import run_verifier
 
 CONFIG = """
 [derp.bootstrap_dns]
@@ -41,6 +41,15 @@ def get(derp: DerpRelay, path: str, method: str = "GET", **headers: str) -> http
     context = ssl.create_default_context(cafile=str(derp.relay.ca_file))
     url = f"https://{derp.relay.ready['https']}{path}"
     return httpx.request(method, url, headers=headers, verify=context, timeout=WAIT_S)
+
+
+def websocket_to(derp: DerpRelay, subprotocol: str) -> open_websocket:
+    return open_websocket(
+        derp.url.replace("https", "wss"),
+        ssl=ssl.create_default_context(cafile=str(derp.relay.ca_file)),
+        subprotocols=[Subprotocol(subprotocol)],
+        proxy=None,
+    )
 
 
 class TestHeads:
@@ -102,32 +111,29 @@ class TestProbes:
 
 
 class TestWebSocket:
-    def test_messages_are_pieces_of_the_stream(self, derp: DerpRelay) -> None:
-        context = ssl.create_default_context(cafile=str(derp.relay.ca_file))
-        url = derp.url.replace("https", "wss")
-        with (
-            open_websocket(url, ssl=context, subprotocols=["derp"]) as websocket,  # type: ignore[list-item]
-            connect(derp, "bob") as bob,
-            connect(derp, "alice") as alice,
-        ):
-            first = websocket.recv(WAIT_S)
+    async def test_messages_are_pieces_of_the_stream(self, derp: DerpRelay) -> None:
+        with connect(derp, "bob") as bob, connect(derp, "alice") as alice:
+            await self.exchange(derp, alice, bob)
+
+    @staticmethod
+    async def exchange(derp: DerpRelay, alice: DerpSocket, bob: DerpSocket) -> None:
+        async with asyncio.timeout(WAIT_S), websocket_to(derp, "derp") as websocket:
+            first = await websocket.recv()
             assert isinstance(first, bytes)
             alice.server_key = split_frames(first)[0][1][8:]
             greeting = encode_frame(FrameType.CLIENT_INFO, alice.greeting())
             for start in range(0, len(greeting), 50):
-                websocket.send(greeting[start : start + 50])
-            second = websocket.recv(WAIT_S)
+                await websocket.send(greeting[start : start + 50])
+            second = await websocket.recv()
             assert isinstance(second, bytes)
             assert split_frames(second)[0][0] == FrameType.SERVER_INFO
             bob.enter()
-            websocket.send(encode_frame(FrameType.SEND_PACKET, bob.public + b"hello"))
+            await websocket.send(encode_frame(FrameType.SEND_PACKET, bob.public + b"hello"))
             assert bob.expect(FrameType.RECV_PACKET) == alice.public + b"hello"
 
-    def test_another_subprotocol_is_refused(self, derp: DerpRelay) -> None:
-        context = ssl.create_default_context(cafile=str(derp.relay.ca_file))
-        url = derp.url.replace("https", "wss")
-        with pytest.raises(Exception, match="403"):
-            open_websocket(url, ssl=context, subprotocols=["other"])  # type: ignore[list-item]
+    async def test_another_subprotocol_is_refused(self, derp: DerpRelay) -> None:
+        with pytest.raises(InvalidStatus, match="403"):
+            await websocket_to(derp, "other")
 
 
 class TestOperators:
@@ -172,34 +178,9 @@ class TestOperators:
                 assert [number for number, _ in again.rest()] == [FrameType.HEALTH]
 
 
-class Verifier(BaseHTTPRequestHandler):
-    """Allows what its server says."""
-
-    def do_POST(self) -> None:
-        length = int(self.headers["content-length"])
-        asked = json.loads(self.rfile.read(length))
-        server: Any = self.server
-        server.asked.append(asked)
-        body = json.dumps({"Allow": asked["NodePublic"] in server.allowed}).encode()
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: Any) -> None:
-        """Say nothing."""
-
-
 def test_a_verifier_admits_keys_that_no_list_has(tmp_path: Path) -> None:
     allowed, stranger = PrivateKey.generate(), PrivateKey.generate()
-    server: Any = HTTPServer(("127.0.0.1", 0), Verifier)
     name = format_node_key(bytes(allowed.public_key))
-    server.allowed, server.asked = {name}, []
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    gate = (
-        f'verifier_url = "http://127.0.0.1:{server.server_port}/"\nverifier_groups = ["verified"]'
-    )
     policy = """
     [group.verified]
     claims = ["verified"]
@@ -212,7 +193,8 @@ def test_a_verifier_admits_keys_that_no_list_has(tmp_path: Path) -> None:
     targets = ["*"]
     peers = ["*"]
     """
-    try:
+    with run_verifier(name) as verifier:
+        gate = f'verifier_url = "{verifier.url}"\nverifier_groups = ["verified"]'
         with derp_relay(tmp_path, gate=gate, policy=policy) as derp:
             https, ca_file = derp.relay.ready["https"], derp.relay.ca_file
             with DerpSocket(https, ca_file, allowed) as client:
@@ -222,32 +204,26 @@ def test_a_verifier_admits_keys_that_no_list_has(tmp_path: Path) -> None:
                 client.head()
                 client.greet()
                 assert [number for number, _ in client.rest()] == [FrameType.HEALTH]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-    assert server.asked[0] == {"NodePublic": name, "Source": "127.0.0.1"}
-    assert len(server.asked) == 2
+    assert verifier.asked[0] == {"NodePublic": name, "Source": "127.0.0.1"}
+    assert len(verifier.asked) == 2
 
 
-def test_beyond_the_cap_of_unproved_clients_the_answer_is_503(tmp_path: Path) -> None:
-    with derp_relay(tmp_path, config="limits = { max_unproved = 1 }") as derp:
-        context = ssl.create_default_context(cafile=str(derp.relay.ca_file))
-        with connect(derp, "alice") as waiting, connect(derp, "bob") as bob:
-            waiting.request()
-            assert waiting.head().startswith("HTTP/1.1 101 ")
-            bob.request()
-            assert bob.head().startswith("HTTP/1.1 503 ")
-            with pytest.raises(Exception, match="503"):
-                open_websocket(
-                    derp.url.replace("https", "wss"),
-                    ssl=context,
-                    subprotocols=["derp"],  # type: ignore[list-item]
-                )
-            waiting.greet()
-            waiting.expect(FrameType.SERVER_INFO)
-            with connect(derp, "bob") as bob_again:
-                bob_again.enter()
+async def test_beyond_the_cap_of_unproved_clients_the_answer_is_503(tmp_path: Path) -> None:
+    with (
+        derp_relay(tmp_path, config="limits = { max_unproved = 1 }") as derp,
+        connect(derp, "alice") as waiting,
+        connect(derp, "bob") as bob,
+    ):
+        waiting.request()
+        assert waiting.head().startswith("HTTP/1.1 101 ")
+        bob.request()
+        assert bob.head().startswith("HTTP/1.1 503 ")
+        with pytest.raises(InvalidStatus, match="503"):
+            await websocket_to(derp, "derp")
+        waiting.greet()
+        waiting.expect(FrameType.SERVER_INFO)
+        with connect(derp, "bob") as bob_again:
+            bob_again.enter()
 
 
 async def test_it_runs_over_http3_too(derp: DerpRelay, open_h3: Connect) -> None:

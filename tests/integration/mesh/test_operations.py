@@ -50,27 +50,6 @@ def audit_of(relay: ManagedRelay, subject: str) -> list[dict[str, Any]]:
 
 
 @every_carrier
-@pytest.mark.parametrize(
-    ("token", "refusal"),
-    [
-        ({}, ""),
-        (None, "UNAUTHENTICATED"),
-        ({"lifetime_s": 10, "age_s": 3_600}, "UNAUTHENTICATED"),
-        ({"audience": "somebody-else"}, "UNAUTHENTICATED"),
-        ({"subject": "mallory"}, "DENIED"),
-        ({"identity": PeerIdentity.generate()}, "UNAUTHENTICATED"),
-    ],
-    ids=["good", "missing", "expired", "foreign", "not-in-the-policy", "of-another-key"],
-)
-async def test_credential_and_policy_decide_on_every_carrier(
-    relay: ManagedRelay, kind: WayKind, token: dict[str, Any] | None, refusal: str
-) -> None:
-    shown = "" if token is None else token_of(relay, **token)
-    async with arriving(relay, kind, token=shown) as arrival:
-        assert arrival.refusal == refusal
-
-
-@every_carrier
 async def test_policy_says_whom_a_peer_may_call(relay: ManagedRelay, kind: WayKind) -> None:
     async with (
         arriving(relay, kind, token=token_of(relay, "carol")) as carol,
