@@ -24,8 +24,6 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from fallbacks.derp.wire import FrameType, encode_frame
-from fallbacks.turn.wire.codepoints import Attribute, Method
-from fallbacks.turn.wire.codepoints import ErrorCode as StunError
 from masque_relay.client import (
     Basic,
     Bearer,
@@ -39,6 +37,8 @@ from masque_relay.client import (
 from masque_relay.client.mesh.way import OpenWay
 from masque_relay.client.mesh.ways import ways_to
 from masque_relay.contract.address import Endpoint
+from masque_relay.stun.codepoints import Attribute, Method
+from masque_relay.stun.codepoints import ErrorCode as StunError
 from masque_relay.wire.ghostwire import ChannelKind, ErrorCode
 from masque_relay.wire.ghostwire import FrameType as GhostwireType
 from tests.support.derp_socket import DerpSocket, seal_greeting

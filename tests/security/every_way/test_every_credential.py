@@ -16,7 +16,6 @@ from argon2 import PasswordHasher
 from cryptography import x509
 from nacl.public import PrivateKey
 
-from fallbacks.turn.wire.codepoints import Attribute
 from masque_relay.admin.client import AdminClient
 from masque_relay.client import Basic, Bearer, ClientError, MutualTls, TunnelRefused
 from masque_relay.client.mesh.identity import PeerIdentity
@@ -25,6 +24,7 @@ from masque_relay.contract.request import Credential, MalformedCredential
 from masque_relay.contract.verdict import DenyReason
 from masque_relay.control.auth.principal import CredentialKind
 from masque_relay.control.auth.turn import AccessToken, bearer_key, seal_access_token, turn_keys
+from masque_relay.stun.codepoints import Attribute
 from masque_relay.wire.node_key import format_node_key
 from tests.security.every_way.credential_table import TABLE, UNSAYABLE, Kind, modules_of
 from tests.security.every_way.denial_table import heard_at
