@@ -97,3 +97,4 @@ async def slow_link(relay_port: int, rate_bytes_per_s: float) -> AsyncGenerator[
         running.cancel()
         near.close()
         far.close()
+        await asyncio.sleep(0)  # closing takes a turn

@@ -27,14 +27,14 @@ def test_smoke_run_fills_the_table_and_the_json(
     assert "memory per idle peer" in told
     assert "recovery: not measured: left out" in told
 
-    modest, greedy = figures["fairness"]
-    for one in (modest, greedy):
+    for one in figures["fairness"]:
         # The queue was full, and what it dropped was the flooding sender's for the most part.
         lost = one["flooder_sent"] - one["flooder_arrived"]
         assert one["queue_dropped"] > lost / 2 > 0
-        assert one["flooder_arrived"] < one["flooder_sent"] / 2
-    assert modest["least_arrived"] > 0.7
-    assert greedy["index"] > 0.8
+        share = one["flooder_arrived"] / one["flooder_sent"]
+        assert share < one["others_arrived"] / one["others_sent"] / 2
+    # In the order of arrival it would be 0.13.
+    assert figures["fairness"][-1]["index"] > 0.5
 
 
 def test_jains_index_is_one_for_equals_and_a_share_for_one_that_has_all() -> None:
