@@ -54,7 +54,6 @@ class QuicEndpoint(AdapterOwner):
         self._qlog = QlogDirectory(settings.qlog_directory) if settings.qlog_directory else None
         self._key_log = open_key_log(settings.key_log_file) if settings.key_log_file else None
         self._server = self._server_settings(settings)
-
         self._listeners: list[Port] = []
         self._table = ConnectionTable()
         self._connections = self._table.by_adapter
@@ -102,9 +101,8 @@ class QuicEndpoint(AdapterOwner):
             FlowError: no socket to be had.
         """
         tls = tls or ClientTls()
-        wildcard = (
-            IPv4Address(0) if isinstance(destination.address, IPv4Address) else IPv6Address(0)
-        )
+        is_ipv4 = isinstance(destination.address, IPv4Address)
+        wildcard = IPv4Address(0) if is_ipv4 else IPv6Address(0)
         port = self._open_port(Endpoint(address=wildcard, port=0))
         now_s = self._clock.monotonic_s()
         adapter = open_connection(
@@ -234,7 +232,7 @@ class QuicEndpoint(AdapterOwner):
             self._lobby.neighbours = neighbours
 
     def _on_readable(self, port: Port) -> None:
-        self._take(port, port.socket.receive_batches(self._settings.limits.receive_batch_count))
+        self._take(port, port.receive(self._settings.limits.receive_batch_count))
 
     def _take(self, port: Port, batches: list[ReceivedBatch]) -> None:
         now_s = self._clock.monotonic_s()
@@ -411,6 +409,9 @@ class QuicEndpoint(AdapterOwner):
     # -- time ------------------------------------------------------------------------------------
 
     def _on_timer(self) -> None:
+        for port in self._listeners:
+            for batches in port.backlog(self._settings.limits.receive_batch_count):
+                self._take(port, batches)
         now_s = self._clock.monotonic_s()
         self._in_turn = True
         try:

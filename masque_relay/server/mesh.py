@@ -92,7 +92,7 @@ class Mesh:
         self._sessions: set[GhostwireSession] = set()
         self._leases: dict[GhostwireSession, Lease] = {}
         """Of sessions whose carrier had none."""
-        self._tcp_ends: set[HostTcpEnd] = set()
+        self._host_ends: set[HostUdpEnd | HostTcpEnd] = set()
         self._ports = SessionPorts(
             switchboard=switchboard,
             may_reach=self._may_reach,
@@ -157,9 +157,10 @@ class Mesh:
         self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
         for session in tuple(self._sessions):
             self._guard(session, session.on_tick)
-        for end in tuple(self._tcp_ends):
+        now_s = self._clock.monotonic_s()
+        for end in tuple(self._host_ends):
             try:
-                end.on_tick()
+                end.on_tick(now_s)
             except Exception:  # noqa: BLE001  (STYLE 17: a bug in one channel ends that channel)
                 _log.exception("a host channel raised")
                 end.close(EndReason.BUG)
@@ -267,14 +268,16 @@ class Mesh:
             lease.release(EndReason.DENIED)
             return
         if channel.kind is ChannelKind.UDP:
-            udp = HostUdpEnd(channel, lease, _releaser(lease))
+            udp = HostUdpEnd(channel, lease, _releaser(lease, lambda: self._host_ends.discard(udp)))
             lease.on_end(udp.close)
             udp.bind_flow(self._dataplane.open_udp(lease, endpoints[0], udp))
+            if udp.is_open:
+                self._host_ends.add(udp)
             return
         tcp = HostTcpEnd(
             channel,
             lease,
-            _releaser(lease, lambda: self._tcp_ends.discard(tcp)),
+            _releaser(lease, lambda: self._host_ends.discard(tcp)),
             window_bytes=self._settings.limits.window_bytes,
         )
         lease.on_end(tcp.close)
@@ -283,7 +286,7 @@ class Mesh:
         )
         tcp.bind_flow(flow)
         if tcp.is_open:
-            self._tcp_ends.add(tcp)
+            self._host_ends.add(tcp)
 
     async def _admitted_endpoints(self, lease: Lease, target: Target) -> list[Endpoint]:
         if isinstance(target.host, str):

@@ -259,6 +259,10 @@ class GhostwireSession:
         # Half: whoever rings and rings must not be able to choke the peer's session.
         if self._state is not _State.OPEN or is_full or self._is_choked(share=2):
             return ErrorCode.PEER_UNAVAILABLE
+        # Tells the caller nothing but how many calls it has made itself.
+        most = self._limits.max_channels_per_caller
+        if self._channels.count_called_by(call.caller_id) >= most:
+            return ErrorCode.QUOTA
         channel = RelayChannel(
             self,
             self._channels.take_odd_id(),

@@ -286,6 +286,13 @@ class ChannelTable:
         """Go over a copy: whoever iterates may close channels."""
         return iter(tuple(self._channels.values()))
 
+    def count_called_by(self, caller_id: bytes) -> int:
+        """Return how many of the open channels another peer has called into being."""
+        return sum(
+            channel.channel_id % 2 == 1 and channel.sender_id == caller_id
+            for channel in self._channels.values()
+        )
+
     def take_odd_id(self) -> int:
         """Return the id of the next channel that we open."""
         channel_id = self._next_odd

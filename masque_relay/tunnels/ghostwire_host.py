@@ -13,6 +13,23 @@ Release = Callable[[EndReason, str], None]
 """Gives the channel's own lease back, once."""
 
 
+class _Idleness:
+    """A flag for the packet path, and how long nothing has come either way, for a tick."""
+
+    __slots__ = ("_quiet_since_s", "_timeout_s", "is_used")
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._quiet_since_s = 0.0
+        self.is_used = True
+
+    def is_over(self, now_s: float) -> bool:
+        """Whether it has been unused for too long; exact to a tick."""
+        if self.is_used:
+            self._quiet_since_s, self.is_used = now_s, False
+        return now_s - self._quiet_since_s >= self._timeout_s
+
+
 class HostUdpEnd:
     """A ChannelEnd and a DatagramSink: the channel's peer on one side, a UDP socket on the other.
 
@@ -24,6 +41,7 @@ class HostUdpEnd:
         self._channel: RelayChannel | None = channel
         self._lease = lease
         self._release = release
+        self._idleness = _Idleness(lease.limits.idle_timeout_s)
         self._flow: UdpFlow | None = None
 
     def bind_flow(self, flow: UdpFlow) -> None:
@@ -36,6 +54,16 @@ class HostUdpEnd:
         self._channel.far = self
         self._channel.opened(0)
 
+    @property
+    def is_open(self) -> bool:
+        """The channel and the host are joined."""
+        return self._flow is not None
+
+    def on_tick(self, now_s: float) -> None:
+        """End what is idle; to be called about once per second."""
+        if self._idleness.is_over(now_s):
+            self.close(EndReason.IDLE)
+
     def close(self, reason: EndReason) -> None:
         """End the channel from the relay's side; idempotent."""
         channel, self._channel = self._channel, None
@@ -47,6 +75,7 @@ class HostUdpEnd:
 
     def deliver(self, payloads: Sequence[bytes]) -> None:
         """Send datagrams to the host."""
+        self._idleness.is_used = True
         admitted = admit_batch(self._lease.uplink, payloads)
         if admitted and self._flow is not None:
             self._flow.send_batch(admitted)
@@ -73,6 +102,7 @@ class HostUdpEnd:
 
     def on_batch(self, payloads: Sequence[bytes]) -> None:
         """Send datagrams from the host to the peer."""
+        self._idleness.is_used = True
         admitted = admit_batch(self._lease.downlink, payloads)
         if admitted and self._channel is not None:
             self._channel.deliver(admitted)
@@ -96,6 +126,7 @@ class HostTcpEnd:
         self._channel: RelayChannel | None = channel
         self._lease = lease
         self._release = release
+        self._idleness = _Idleness(lease.limits.idle_timeout_s)
         self._window_bytes = window_bytes
         self._flow: TcpFlow | None = None
         self._up_bytes = 0
@@ -128,10 +159,12 @@ class HostTcpEnd:
         """The channel and the host are joined."""
         return self._flow is not None
 
-    def on_tick(self) -> None:
-        """Offer again what a rate refused; to be called about once per second."""
+    def on_tick(self, now_s: float) -> None:
+        """Offer again what a rate refused, or end what is idle; about once per second."""
         if self._held:
             self._pump_down()
+        if self._idleness.is_over(now_s):
+            self.close(EndReason.IDLE)
 
     def close(self, reason: EndReason) -> None:
         """End the channel from the relay's side; idempotent."""
@@ -148,6 +181,7 @@ class HostTcpEnd:
             return True
         if not self._lease.uplink.take(0, len(data)):
             return False
+        self._idleness.is_used = True
         self._up_bytes += len(data)
         self._flow.send(data)
         self._grant()
@@ -205,6 +239,7 @@ class HostTcpEnd:
         room_bytes = self._limit_bytes - self._down_bytes
         data = self._held[:room_bytes]
         if data and self._lease.downlink.take(0, len(data)) and channel.deliver_data(data):
+            self._idleness.is_used = True
             self._held = self._held[len(data) :]
             self._down_bytes += len(data)
         if self._held:
@@ -252,5 +287,6 @@ _CODES = {
     EndReason.LIFETIME: ErrorCode.REVOKED,
     EndReason.BYTE_QUOTA: ErrorCode.QUOTA,
     EndReason.DRAINED: ErrorCode.DRAINED,
+    EndReason.IDLE: ErrorCode.IDLE,
     EndReason.TARGET_FAILED: ErrorCode.TARGET,
 }

@@ -9,6 +9,9 @@ class GhostwireLimits:
 
     max_channels: int = 256
     """Open at once, both ways. A machine that serves twenty peers ten channels each has 200."""
+    max_channels_per_caller: int = 64
+    """Of those, what one other peer may have called into being: a quarter, so that one caller who
+    rings and rings leaves room for others, and six times what those ten need."""
     window_bytes: int = 262_144
     """The most that waits for a slow receiver before credit is held back: 20 Mbit/s at 100 ms."""
     queue_datagrams: int = 512

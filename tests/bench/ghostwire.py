@@ -1,20 +1,18 @@
 """Measures the mesh peer to peer, for each carrier: `make bench-ghostwire`.
 
-The peers are in this process, the relay in its own. Channels are used as they are, without the
-end-to-end encryption above them, so that what is measured is the relay and the carrier.
+The peers are in this process, the relay in its own; idle ones are in processes of their own.
+Channels are used as they are, without the end-to-end encryption above them, so that what is
+measured is the relay and the carrier. Recovery needs root, for its networks.
 """
 
 import argparse
 import asyncio
-import contextlib
 import os
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +20,15 @@ import orjson
 import pytest
 
 from masque_relay.client.mesh.way import WayKind
-from masque_relay.wire.ghostwire import ChannelKind
-from tests.support.ghostwire_world import Recorder
-from tests.support.managed_relay import ManagedRelay, managed_relay
-from tests.support.mesh_arrival import CARRIERS, Arrival, arriving, eventually
-from tests.support.mesh_lab import Nat, mesh_lab
-from tests.support.mesh_traffic import CHAT_PORT, Conversation, talking, tcp_echo
-from tests.support.processes import wait_until
+from tests.bench.mesh_carriers import CarrierFigures, Straight, measure_carrier, measure_straight
+from tests.bench.mesh_fairness import GREEDY, MODEST, SENDERS, Fairness, measure_fairness
+from tests.bench.mesh_idle import IdleFigures, measure_idle
+from tests.bench.mesh_recovery import Recovery, measure_recovery
+from tests.bench.report import machine
+from tests.support.managed_relay import managed_relay
+from tests.support.mesh_arrival import CARRIERS
 
-PAYLOAD_BYTES = 1_000
-WINDOW_DATAGRAMS = 256
-BURST_DATAGRAMS = 32
-SENDERS = 20
+MEASURED = (*CARRIERS, WayKind.HTTPS)
 _CONFIG = """
 [quic.limits]
 max_connections = 20000
@@ -45,253 +40,148 @@ tunnels_per_subject = 20000
 opens_per_s = 10000.0
 """
 """All peers come from one address and are one subject here."""
-_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
-@dataclass(kw_only=True)
-class CarrierFigures:
-    """One carrier, both peers on it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """How long a run takes."""
 
-    carrier: str
-    datagrams_per_s: float = 0
-    relay_us_per_datagram: float = 0
-    """CPU, user and system."""
-    stream_mbit_per_s: float = 0
-    rtt_p50_ms: float = 0
-    """Peer to peer and back, through the relay; on loopback this is the latency that is added."""
-    rtt_p99_ms: float = 0
+    carrier_s: float
+    """For datagrams, and as long for the stream."""
+    fairness_s: float
+    peers: int
+    hold_s: float
+    """How long the idle peers are watched."""
+    recovers: bool
+
+
+SMOKE = Effort(carrier_s=0.2, fairness_s=1.0, peers=20, hold_s=1.0, recovers=False)
+WHOLE = Effort(carrier_s=2.0, fairness_s=10.0, peers=10_000, hold_s=30.0, recovers=True)
 
 
 @dataclass(kw_only=True)
 class Figures:
     """What a run found."""
 
+    machine: str = field(default_factory=machine)
+    load: list[float] = field(default_factory=list[float])
+    """The load average of one minute before each part, the run itself included."""
+    took_s: float = 0
+    straight: Straight | None = None
     carriers: list[CarrierFigures] = field(default_factory=list[CarrierFigures])
-    fairness_index: float = 0
-    """Jain's, over the delivered share of 19 polite senders beside one that floods."""
-    fairness_least_share: float = 0
-    idle_peers: int = 0
-    bytes_per_idle_peer: float = 0
-    recovery_s: dict[str, float] = field(default_factory=dict[str, float])
-    """The longest gap in a conversation, by what happened; keepalive is 2 s there."""
+    fairness: list[Fairness] = field(default_factory=list[Fairness])
+    idle: IdleFigures | None = None
+    recovery: list[Recovery] = field(default_factory=list[Recovery])
+    not_measured: str = ""
+    """Why there is no recovery."""
 
-
-class Counting(Recorder):
-    """Counts instead of keeping."""
-
-    count = 0
-
-    def datagrams_received(self, payloads: Sequence[bytes]) -> None:
-        self.count += len(payloads)
-
-    def data_received(self, data: bytes) -> None:
-        self.count += len(data)
-        if self.channel is not None:
-            self.channel.consume(len(data))
-
-
-@asynccontextmanager
-async def call(
-    one: Arrival, other: Arrival, kind: ChannelKind
-) -> AsyncGenerator[tuple[Counting, Counting]]:
-    """Open a channel; yields both ends."""
-    mine = Counting()
-    mine.channel = one.session.open_channel(kind, mine, peer_id=other.peer.identity.peer_id)
-    await eventually(lambda: mine.is_open)
-    theirs = Counting()
-    accepted = other.peer.calls[-1].channel
-    assert accepted is not None
-    theirs.channel = accepted
-    accepted._handler = theirs
-    yield mine, theirs
-    mine.channel.close()
-
-
-def cpu_s(pid: int) -> float:
-    """Return the user and system time of a process."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * _TICK_S
-
-
-def resident_bytes(pid: int) -> int:
-    """Return what a process has in memory."""
-    pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-async def measure_carrier(relay: ManagedRelay, kind: WayKind, duration_s: float) -> CarrierFigures:
-    """Measure datagrams, a stream and the round trip over one carrier."""
-    figures = CarrierFigures(carrier=str(kind))
-    pid = relay.process.pid
-    async with arriving(relay, kind) as one, arriving(relay, kind) as other:
-        async with call(one, other, ChannelKind.DATAGRAMS) as (mine, theirs):
-            await _round_trips(mine, theirs, figures, count=max(50, int(200 * duration_s)))
-            began_s, cpu_before_s, before = time.monotonic(), cpu_s(pid), theirs.count
-            await _flood(mine, theirs, duration_s)
-            elapsed_s, passed = time.monotonic() - began_s, theirs.count - before
-            figures.datagrams_per_s = passed / elapsed_s
-            figures.relay_us_per_datagram = (cpu_s(pid) - cpu_before_s) / max(1, passed) * 1e6
-        async with call(one, other, ChannelKind.STREAM) as (mine, theirs):
-            began_s = time.monotonic()
-            chunk = bytes(65_536)
-            while time.monotonic() - began_s < duration_s:
-                assert mine.channel is not None
-                mine.channel.send(chunk)
-                await asyncio.sleep(0)
-            elapsed_s = time.monotonic() - began_s
-            figures.stream_mbit_per_s = theirs.count * 8 / elapsed_s / 1e6
-    return figures
-
-
-async def _flood(mine: Counting, theirs: Counting, duration_s: float) -> None:
-    """Keep a window of datagrams under way, so that relaying is measured and not dropping."""
-    assert mine.channel is not None
-    burst = [bytes(PAYLOAD_BYTES)] * BURST_DATAGRAMS
-    sent, start = 0, theirs.count
-    last_progress_s, last_count = time.monotonic(), start
-    end_s = time.monotonic() + duration_s
-    while (now_s := time.monotonic()) < end_s:
-        if theirs.count != last_count:
-            last_progress_s, last_count = now_s, theirs.count
-        elif now_s - last_progress_s > 0.05:
-            sent = theirs.count - start  # what was under way is lost
-        if sent - (theirs.count - start) < WINDOW_DATAGRAMS:
-            mine.channel.send_datagrams(burst)
-            sent += BURST_DATAGRAMS
-        await asyncio.sleep(0)
-
-
-async def _round_trips(
-    mine: Counting, theirs: Counting, figures: CarrierFigures, *, count: int
-) -> None:
-    assert mine.channel is not None
-    assert theirs.channel is not None
-    samples: list[float] = []
-    for _ in range(count):
-        began_s, goal, back = time.monotonic(), theirs.count + 1, mine.count + 1
-        mine.channel.send_datagrams([bytes(100)])
-        await _until(theirs, goal)
-        theirs.channel.send_datagrams([bytes(100)])
-        await _until(mine, back)
-        samples.append((time.monotonic() - began_s) * 1_000)
-    figures.rtt_p50_ms = statistics.median(samples)
-    figures.rtt_p99_ms = statistics.quantiles(samples, n=100)[98]
-
-
-async def _until(end: Counting, count: int) -> None:
-    """Wait until so many have come, or one was lost."""
-    end_s = time.monotonic() + 1
-    while end.count < count and time.monotonic() < end_s:  # noqa: ASYNC110  (an event costs a turn)
-        await asyncio.sleep(0)
-
-
-async def measure_fairness(relay: ManagedRelay, figures: Figures, rounds: int) -> None:
-    """Let one of 20 senders flood one receiver, and see what the other 19 get through."""
-    async with AsyncExitStack() as stack:
-        target = await stack.enter_async_context(arriving(relay, WayKind.H3))
-        ends: list[tuple[Counting, Counting]] = []
-        for _ in range(SENDERS):
-            sender = await stack.enter_async_context(arriving(relay, WayKind.H3))
-            ends.append(
-                await stack.enter_async_context(call(sender, target, ChannelKind.DATAGRAMS))
-            )
-        flood = [bytes(PAYLOAD_BYTES)] * 100
-        for _ in range(rounds):
-            for index, (mine, _) in enumerate(ends):
-                assert mine.channel is not None
-                mine.channel.send_datagrams(flood if index == 0 else flood[:1])
-            await asyncio.sleep(0.02)
-        await asyncio.sleep(1)
-        shares = [theirs.count / rounds for _, theirs in ends[1:]]
-        squares = sum(share * share for share in shares) or 1
-        figures.fairness_index = sum(shares) ** 2 / (len(shares) * squares)
-        figures.fairness_least_share = min(shares)
-
-
-async def measure_memory(relay: ManagedRelay, figures: Figures, peers: int) -> None:
-    """Let many peers come in by QUIC and do nothing."""
-    stacks: list[AsyncExitStack] = []
-
-    async def come_in(count: int) -> None:
-        for _ in range(count):
-            stacks.append(AsyncExitStack())
-            await stacks[-1].enter_async_context(arriving(relay, WayKind.QUIC))
-
-    try:
-        await come_in(10)  # what is made once is not counted
-        before_bytes = resident_bytes(relay.process.pid)
-        await come_in(peers)
-        await asyncio.sleep(1)
-        grown_bytes = resident_bytes(relay.process.pid) - before_bytes
-        figures.idle_peers = peers
-        figures.bytes_per_idle_peer = grown_bytes / peers
-    finally:
-        # All at once: each waits for the end of its connection's draining period.
-        await asyncio.gather(*(stack.aclose() for stack in stacks))
-
-
-def measure_recovery(figures: Figures, directory: Path) -> None:
-    """See how long a conversation stops when the network changes; needs root."""
-    for what in ("carrier blocked", "relay restarted", "address changed"):
-        with ExitStack() as stack:
-            place = directory / what.replace(" ", "-")
-            place.mkdir()
-            lab = stack.enter_context(mesh_lab(place, nats=(Nat.SYMMETRIC, Nat.SYMMETRIC)))
-            stack.enter_context(tcp_echo(lab.bob.machine))
-            bob = lab.listen(f"chat=127.0.0.1:{CHAT_PORT}")
-            alice = lab.forward(bob.told["peer_id"], ["127.0.0.1:0=chat"])
-            alice.wait_for_way("h3", "quic")
-            address = str(alice.told["forwards"][0]["listen"])
-            talk = stack.enter_context(talking(lab.alice.machine, address))
-            _ten_lines(talk)
-            talk.longest_wait_s = 0
-            if what == "carrier blocked":
-                lab.alice.block_udp()
-            elif what == "relay restarted":
-                lab.stop_relay(gently=False)
-                lab.start_relay()
-            else:
-                lab.alice.move("198.51.100.77")
-            _ten_lines(talk)
-            figures.recovery_s[what] = talk.longest_wait_s
-
-
-def _ten_lines(talk: Conversation) -> None:
-    goal = talk.line_count + 10
-    wait_until(lambda: talk.line_count >= goal or None, deadline_s=60, what="ten more lines")
+    def begin(self, part: str) -> None:
+        """Tell what comes now, and remember how busy the machine is."""
+        self.load.append(os.getloadavg()[0])
+        sys.stderr.write(f"{part} (load {self.load[-1]:.1f})\n")
 
 
 def table(figures: Figures) -> str:
     """Return the figures for people, as Markdown."""
+    return "\n".join(
+        [
+            *_carrier_lines(figures),
+            "",
+            *_fairness_lines(figures.fairness),
+            "",
+            *_idle_lines(figures.idle),
+            "",
+            *_recovery_lines(figures),
+            "",
+            f"{figures.machine}; load average before each part "
+            f"{', '.join(f'{load:.1f}' for load in figures.load)}; took {figures.took_s:.0f} s",
+        ]
+    )
+
+
+def _carrier_lines(figures: Figures) -> list[str]:
     head = "| carrier | datagrams/s | relay CPU, us | stream, Mbit/s | rtt p50, ms | rtt p99, ms |"
     lines = [head, "|---|---|---|---|---|---|"]
-    lines += [
+    if figures.straight is not None:
+        straight = figures.straight
+        lines.append(f"| no relay | | | | {straight.rtt_p50_ms:.2f} | {straight.rtt_p99_ms:.2f} |")
+    return lines + [
         f"| {one.carrier} | {one.datagrams_per_s:,.0f} | {one.relay_us_per_datagram:.1f} "
         f"| {one.stream_mbit_per_s:.0f} | {one.rtt_p50_ms:.2f} | {one.rtt_p99_ms:.2f} |"
         for one in figures.carriers
     ]
-    lines += [
-        "",
-        f"fairness index (1 flooding sender among {SENDERS}): {figures.fairness_index:.3f}, "
-        f"least share {figures.fairness_least_share:.2f}",
-        f"memory per idle peer: {figures.bytes_per_idle_peer:,.0f} bytes, measured with "
-        f"{figures.idle_peers:,}; 10,000 would take "
-        f"{figures.bytes_per_idle_peer * 10_000 / 1e6:,.0f} MB by that",
+
+
+def _fairness_lines(fairness: Sequence[Fairness]) -> list[str]:
+    lines = [
+        f"| 1 sender of {SENDERS} floods, the others send | Jain's index, all | without the flood "
+        "| least arrived of one | flood: sent, arrived | others: sent, arrived "
+        "| dropped by the queue | lost on the link |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    lines += [f"after {what}: {gap_s:.1f} s" for what, gap_s in figures.recovery_s.items()]
-    return "\n".join(lines)
+    return lines + [
+        f"| {one.asked_shares:g} of a fair share | {one.index:.3f} | {one.index_of_others:.3f} "
+        f"| {one.least_arrived:.0%} | {one.flooder_sent:,}, {one.flooder_arrived:,} "
+        f"| {one.others_sent:,}, {one.others_arrived:,} | {one.queue_dropped:,} "
+        f"| {one.link_dropped:,} |"
+        for one in fairness
+    ]
 
 
-async def measure(directory: Path, *, duration_s: float, peers: int, rounds: int) -> Figures:
-    """Measure everything that needs no root."""
-    figures = Figures()
+def _idle_lines(idle: IdleFigures | None) -> list[str]:
+    if idle is None:
+        return []
+    return [
+        f"memory per idle peer: {idle.bytes_per_peer:,.0f} bytes, {idle.peers:,} peers of "
+        f"{idle.asked:,} that came in, "
+        f"{idle.bytes_per_peer * idle.peers / 1e6:,.0f} MB",
+        f"within {idle.arrival_s:.0f} s, with {idle.arrival_cpu_ms:.1f} ms of the relay's "
+        f"CPU each; to keep them takes {idle.cpu_share:.1%} of a core; {idle.lost} were lost",
+    ]
+
+
+def _recovery_lines(figures: Figures) -> list[str]:
+    if figures.not_measured:
+        return [f"recovery: not measured: {figures.not_measured}"]
+    return [
+        f"after {one.event}: {one.longest_wait_s:.2f} s, from {one.way_before} to {one.way_after}, "
+        f"keepalive {one.keepalive_s:g} s"
+        for one in figures.recovery
+    ]
+
+
+async def _measure_traffic(directory: Path, effort: Effort, figures: Figures) -> None:
+    figures.straight = await measure_straight(effort.carrier_s)
     with managed_relay(directory, config=_CONFIG, expect_exit=None) as relay:
-        for kind in CARRIERS:
-            figures.carriers.append(await measure_carrier(relay, kind, duration_s))
-            sys.stderr.write(f"{figures.carriers[-1]}\n")
-        await measure_fairness(relay, figures, rounds)
-    with managed_relay(directory / "memory", config=_CONFIG, expect_exit=None) as relay:
-        await measure_memory(relay, figures, peers)
+        for kind in MEASURED:
+            figures.begin(kind)
+            figures.carriers.append(await measure_carrier(relay, kind, effort.carrier_s))
+        for shares in (MODEST, GREEDY):
+            figures.begin(f"fairness, {shares:g}")
+            figures.fairness.append(await measure_fairness(relay, shares, effort.fairness_s))
+
+
+def measure(directory: Path, effort: Effort) -> Figures:
+    """Measure everything."""
+    figures = Figures()
+    began_s = time.monotonic()
+    traffic, memory, labs = (directory / name for name in ("traffic", "memory", "labs"))
+    for place in (traffic, memory, labs):
+        place.mkdir()
+    asyncio.run(_measure_traffic(traffic, effort, figures))
+    figures.begin(f"{effort.peers} idle peers")
+    with managed_relay(memory, config=_CONFIG, expect_exit=None) as relay:
+        figures.idle = measure_idle(relay, effort.peers, effort.hold_s)
+        relay.process.kill()  # nothing is learnt from telling each of them goodbye
+    figures.begin("recovery")
+    if effort.recovers:
+        try:
+            figures.recovery = measure_recovery(labs)
+        except pytest.skip.Exception as skipped:
+            figures.not_measured = str(skipped)
+    else:
+        figures.not_measured = "left out"
+    figures.took_s = time.monotonic() - began_s
     return figures
 
 
@@ -299,23 +189,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print a table, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="shows that it works")
-    parser.add_argument("--peers", type=int, default=1_000, help="idle peers (10000: long)")
+    parser.add_argument("--peers", type=int, help=f"idle peers, by default {WHOLE.peers:,}")
     parser.add_argument("--json", type=Path, help="write the figures there")
     chosen: Any = parser.parse_args(arguments)
+    effort = SMOKE if chosen.smoke else WHOLE
+    if chosen.peers is not None:
+        effort = replace(effort, peers=chosen.peers)
     with tempfile.TemporaryDirectory(prefix="bench-ghostwire-") as name:
-        directory = Path(name)
-        (directory / "memory").mkdir()
-        figures = asyncio.run(
-            measure(
-                directory,
-                duration_s=0.2 if chosen.smoke else 2.0,
-                peers=20 if chosen.smoke else chosen.peers,
-                rounds=10 if chosen.smoke else 200,
-            )
-        )
-        if os.geteuid() == 0 and not chosen.smoke:
-            with contextlib.suppress(pytest.skip.Exception):
-                measure_recovery(figures, directory)
+        figures = measure(Path(name), effort)
     sys.stdout.write(table(figures) + "\n")
     if chosen.json is not None:
         chosen.json.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from masque_relay.client.mesh.identity import verify_signature
 from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import MeshCounters
 from masque_relay.contract.ghostwire import Arrival, Exporter
+from masque_relay.contract.lease import TunnelLimits
 from masque_relay.contract.request import Transport
 from masque_relay.contract.verdict import EndReason
 from masque_relay.dataplane.switchboard import RelaySwitchboard
@@ -45,6 +46,7 @@ class FakeLease:
     """A lease that counts."""
 
     subject: str = "peer"
+    limits: TunnelLimits = field(default_factory=TunnelLimits)
     uplink: Any = field(default_factory=Unmetered)
     downlink: Any = field(default_factory=Unmetered)
 

@@ -111,6 +111,13 @@ table ip mesh_block {
   chain through { type filter hook forward priority -10; meta l4proto udp drop; }
 }""")
 
+    def forward_nothing(self) -> None:
+        """Let nothing through: only a proxy on the router leads out."""
+        self._nft("""
+table ip mesh_wall {
+  chain through { type filter hook forward priority -10; policy drop; }
+}""")
+
     def unblock_udp(self) -> None:
         """Let UDP through again."""
         self.router.output("nft", "delete", "table", "ip", "mesh_block")
@@ -150,6 +157,10 @@ class PeerCommand:
         lines = self.output.read_text(encoding="utf-8").splitlines()
         said = [json.loads(line) for line in lines if line.startswith("{")]
         return [line for line in said if line["event"] == kind]
+
+    def port(self, index: int = 0) -> int:
+        """Return the local port of a forward."""
+        return int(str(self.told["forwards"][index]["listen"]).rpartition(":")[2])
 
     @property
     def way(self) -> str:

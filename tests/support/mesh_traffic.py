@@ -24,12 +24,14 @@ TYPE_EVERY_S = 0.1
 
 
 @contextmanager
-def web_site(host: Host, directory: Path, *, size_bytes: int) -> Generator[str]:
+def web_site(
+    host: Host, directory: Path, *, size_bytes: int, address: str = "127.0.0.1"
+) -> Generator[str]:
     """Run a web server with one random file, ``file.bin``; yields the file's SHA-256."""
     directory.mkdir(exist_ok=True)
     content = secrets.token_bytes(size_bytes)
     (directory / "file.bin").write_bytes(content)
-    command = ["python3", str(WEB_SERVER), "127.0.0.1", str(WEB_PORT), str(directory)]
+    command = ["python3", str(WEB_SERVER), address, str(WEB_PORT), str(directory)]
     log = directory / "web.log"
     with start_process(
         [*host.prefix, *command],

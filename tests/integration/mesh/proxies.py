@@ -7,9 +7,12 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests.support.vpn_rig import Host
 
 USER, PASSWORD = "carol", "s3cret-of-carol"
 _START_S = 15.0
@@ -22,9 +25,10 @@ class RunningProxy:
     port: int
     log_file: Path
     scheme: str = "http"
+    address: str = "127.0.0.1"
 
     def url(self, password: str = PASSWORD) -> str:
-        return f"{self.scheme}://{USER}:{password}@127.0.0.1:{self.port}"
+        return f"{self.scheme}://{USER}:{password}@{self.address}:{self.port}"
 
     def log(self) -> str:
         return self.log_file.read_text()
@@ -38,29 +42,46 @@ def free_port() -> int:
 
 
 @contextmanager
-def tinyproxy(directory: Path) -> Generator[RunningProxy]:
-    """Run tinyproxy with Basic authentication."""
+def tinyproxy(
+    directory: Path, *, host: Host | None = None, address: str = "127.0.0.1"
+) -> Generator[RunningProxy]:
+    """Run tinyproxy with Basic authentication, for everybody who reaches its address.
+
+    Args:
+        directory: for its files.
+        host: the namespace where it runs; by default ours.
+        address: of its own, where it listens.
+    """
     program = shutil.which("tinyproxy")
     if program is None:
         pytest.skip("needs tinyproxy: .ci/run installs it")
     port = free_port()
     log, config = directory / "tinyproxy.log", directory / "tinyproxy.conf"
     config.write_text(
-        f'Port {port}\nListen 127.0.0.1\nTimeout 600\nLogFile "{log}"\nLogLevel Connect\n'
-        f"MaxClients 50\nAllow 127.0.0.1\nBasicAuth {USER} {PASSWORD}\n"
+        f'Port {port}\nListen {address}\nTimeout 600\nLogFile "{log}"\nLogLevel Connect\n'
+        f"MaxClients 50\nBasicAuth {USER} {PASSWORD}\n"
     )
-    process = subprocess.Popen([program, "-d", "-c", str(config)], stdout=subprocess.DEVNULL)
+    prefix = [] if host is None else host.prefix
+    knock = partial(_knock, address, port)
+    if host is not None:
+        knock = partial(host.call, knock)
+    command = [*prefix, program, "-d", "-c", str(config)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + _START_S
         while True:
             try:
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                knock()
                 break
             except OSError:
                 assert process.poll() is None, "tinyproxy ended"
                 assert time.monotonic() < deadline, "tinyproxy does not listen"
                 time.sleep(0.05)
-        yield RunningProxy(port, log)
+        yield RunningProxy(port, log, address=address)
     finally:
         process.terminate()
         process.wait(timeout=_START_S)
+
+
+def _knock(address: str, port: int) -> None:
+    socket.create_connection((address, port), timeout=1).close()

@@ -7,7 +7,7 @@ from masque_relay.contract.address import Endpoint
 from masque_relay.contract.counters import QuicCounters
 from masque_relay.contract.ports import ReceivedBatch
 from masque_relay.quic.adapter import QuicAdapter
-from masque_relay.quic.table import Connection, ConnectionTable, Port
+from masque_relay.quic.table import BACKLOG_READS, Connection, ConnectionTable, Port
 
 
 class NoSocket:
@@ -94,3 +94,40 @@ def test_a_connection_is_counted_by_the_way_of_its_packets_until_it_ends() -> No
     assert counters.connections_accelerated == 1
     connection.uncount_way(counters)
     assert (counters.connections_fast, counters.connections_accelerated) == (0, 0)
+
+
+class FullSocket(NoSocket):
+    """Has so many datagrams waiting."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def receive_batches(self, max_datagrams: int) -> list[ReceivedBatch]:
+        taken = min(self.count, max_datagrams)
+        self.count -= taken
+        return [ReceivedBatch([b"x"] * taken, ("192.0.2.1", 1))] if taken else []
+
+
+class TestBacklog:
+    """What is read before timers run."""
+
+    def test_all_that_waits_behind_a_full_read_is_read(self) -> None:
+        socket = FullSocket(25)
+        port = Port(socket)
+        port.receive(10)
+        assert [sum(len(one.payloads) for one in read) for read in port.backlog(10)] == [10, 5]
+        assert not port.is_behind
+
+    def test_nothing_is_read_where_the_last_read_was_not_full(self) -> None:
+        socket = FullSocket(5)
+        port = Port(socket)
+        port.receive(10)
+        socket.count = 50
+        assert list(port.backlog(10)) == []
+        assert socket.count == 50
+
+    def test_a_flood_does_not_keep_timers_waiting_for_ever(self) -> None:
+        socket = FullSocket(1_000_000)
+        port = Port(socket)
+        port.receive(10)
+        assert len(list(port.backlog(10))) == BACKLOG_READS

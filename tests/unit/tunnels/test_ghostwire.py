@@ -401,6 +401,26 @@ class TestChannels:
 
         assert [call.closed for call in calls] == [None, None, (ErrorCode.QUOTA, "")]
 
+    def test_one_caller_leaves_room_for_others(self) -> None:
+        world = World(max_channels_per_caller=2)
+        alice, bob, carol = (world.peer(name) for name in ("alice", "bob", "carol"))
+        back = bob.call(alice, DATAGRAMS)
+        world.settle()
+        calls = [alice.call(bob, DATAGRAMS) for _ in range(3)]
+        other = carol.call(bob, DATAGRAMS)
+        world.settle()
+
+        # What Bob has called himself is not counted against those whom he called.
+        assert [call.closed for call in (back, *calls)] == [None] * 3 + [(ErrorCode.QUOTA, "")]
+        assert other.is_open
+
+        assert calls[0].channel is not None
+        calls[0].channel.close()
+        world.settle()
+        again = alice.call(bob, DATAGRAMS)
+        world.settle()
+        assert again.is_open
+
     @pytest.mark.parametrize(
         "frame",
         [
