@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeVar
 
@@ -73,6 +74,8 @@ class HttpFrontEnd:
         self._session_factory = session_factory
         self._connections: set[HttpConnection] = set()
         self._tasks: dict[RequestStream, asyncio.Task[None]] = {}
+        self._taskless: set[RequestStream] = set()
+        """Tunnels whose application has returned: an idle tunnel need not cost a task."""
         self._idle = asyncio.Event()
         self._idle.set()
         self._group = asyncio.TaskGroup()
@@ -137,7 +140,7 @@ class HttpFrontEnd:
     @property
     def request_count(self) -> int:
         """Requests that are running, tunnels included."""
-        return len(self._tasks)
+        return len(self._tasks) + len(self._taskless)
 
     @property
     def connection_count(self) -> int:
@@ -192,7 +195,7 @@ class HttpFrontEnd:
             async with asyncio.timeout(grace_s):
                 await self._idle.wait()
         except TimeoutError:
-            _log.info("drain deadline", requests=len(self._tasks))
+            _log.info("drain deadline", requests=self.request_count)
             for connection in tuple(self._connections):
                 connection.end_streams(EndReason.DRAINED)
             await self._let_applications_exit()
@@ -224,10 +227,16 @@ class HttpFrontEnd:
             # Of ours, not of the application: let out, it would end the group with all requests.
             _log.exception("bug: a request was not ended properly", request_id=stream.request_id)
         finally:
-            connection.forget(stream)
             del self._tasks[stream]
-            if not self._tasks:
-                self._idle.set()
+            self._taskless.add(stream)
+            if not stream.outlives(partial(self._over, connection, stream)):
+                self._over(connection, stream)
+
+    def _over(self, connection: HttpConnection, stream: RequestStream) -> None:
+        connection.forget(stream)
+        self._taskless.discard(stream)
+        if not self.request_count:
+            self._idle.set()
 
     async def _answer(self, stream: RequestStream, scope: Scope) -> None:
         try:

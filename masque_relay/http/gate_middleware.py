@@ -103,7 +103,8 @@ class GateMiddleware:
                 # An ordinary WebSocket endpoint knows nothing of admissions: it returns.
                 admission.close(EndReason.PEER_CLOSED)
         finally:
-            admission.release()
+            if not admission.outlives_request:
+                admission.release()
 
 
 def read_request(scope: Scope, asked: Asked, *, transport: Transport | None = None) -> RelayRequest:

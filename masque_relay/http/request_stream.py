@@ -1,6 +1,6 @@
 """Owns the seam between a connection and one of its requests, tunnel or WebSocket."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from starlette.types import Message
@@ -70,6 +70,13 @@ class RequestStream(Protocol):
 
     def application_failed(self) -> None:
         """Answer for an application that raised."""
+        ...
+
+    def outlives(self, on_over: Callable[[], None]) -> bool:
+        """Return whether a splice goes on without its application, which has returned.
+
+        ``on_over`` is called at its end then, and never where nothing goes on.
+        """
         ...
 
     async def receive(self) -> Message:

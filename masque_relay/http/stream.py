@@ -1,7 +1,8 @@
 """Owns one request on a stream: the ASGI ``receive`` and ``send`` of its application."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
 
@@ -53,6 +54,8 @@ class HttpStream:
         "_inbox",
         "_is_tunnel",
         "_limits",
+        "_on_over",
+        "_on_splice_done",
         "_readable",
         "_response",
         "_room",
@@ -98,6 +101,8 @@ class HttpStream:
         self._sends_body = head.method != "HEAD"
         self._expects_trailers = False
         self._splice: Splice | StreamSplice | None = None
+        self._on_splice_done: Callable[[Message], None] | None = None
+        self._on_over: Callable[[], None] | None = None
         self._wraps_up = False
 
     # What the connection calls. Nothing here raises or blocks.
@@ -186,6 +191,8 @@ class HttpStream:
 
     def application_returned(self) -> None:
         """Finish what the application left open (asgi-extension rule 3)."""
+        if self._on_splice_done is not None:
+            return  # it left that to the splice
         if self._response is _Response.NOT_STARTED:
             self._send_plain_status(500)
         elif self._response is _Response.OPEN:
@@ -199,6 +206,16 @@ class HttpStream:
         elif self._response is _Response.OPEN:
             self.abort(EndReason.BUG, H3Error.INTERNAL_ERROR)
         self._close_receiving()
+
+    def outlives(self, on_over: Callable[[], None]) -> bool:
+        """Return whether a splice goes on without its application, which has returned."""
+        if self._on_splice_done is None:
+            return False
+        self._on_over = on_over
+        # Nobody reads these any more, and there are many tunnels and few requests. It is also the
+        # last place where the client's credential would be kept.
+        self.head = replace(self.head, fields=[])
+        return True
 
     # ASGI.
 
@@ -355,6 +372,7 @@ class HttpStream:
         splice = self._make_splice(message)
         chunks, payloads = self._inbox.empty_into_splice()
         self._splice = splice
+        self._on_splice_done = message.get("on_done")
         splice.start()
         if payloads:
             splice.on_datagrams(payloads)
@@ -397,8 +415,26 @@ class HttpStream:
         )
 
     def _splice_done(self, message: Message) -> None:
-        self._inbox.push_splice_done(message)
-        self._readable.set()
+        on_done, self._on_splice_done = self._on_splice_done, None
+        if on_done is None:
+            self._inbox.push_splice_done(message)
+            self._readable.set()
+            return
+        try:
+            on_done(message)
+        except Exception:  # noqa: BLE001  (STYLE 17: one tunnel's bug is its own)
+            self._counters.application_errors += 1
+            _log.exception("on_done of a splice raised", request_id=self.request_id)
+        if self._on_over is not None:
+            # Whoever ended the splice has more to do with the stream in this turn of the loop.
+            asyncio.get_running_loop().call_soon(self._over)
+
+    def _over(self) -> None:
+        """Do what is done when an application returns after its splice."""
+        self.application_returned()
+        if self._on_over is not None:
+            self._on_over()
+            self._on_over = None
 
     def _carrier_over(self, reason: EndReason | None) -> None:
         """The session ended the stream through its carrier."""

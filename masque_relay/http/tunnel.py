@@ -1,12 +1,13 @@
-"""Owns the tunnel endpoint: open one tunnel of any kind, answer, splice, wait for its end."""
+"""Owns the tunnel endpoint: open one tunnel of any kind, answer, hand it to the server."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import structlog
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from masque_relay.contract.tunnel import StreamSession, TunnelSession
 from masque_relay.contract.verdict import EndReason
@@ -99,7 +100,7 @@ class TunnelEndpoint:
         self._proxy_name = proxy_name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Open one tunnel and hold it until it ends."""
+        """Open one tunnel; the server keeps it, without a task of ours, until it ends."""
         admission: Admission = scope["state"]["admission"]
         tunnel = self._tunnels(scope, admission)
         session = tunnel.session
@@ -113,7 +114,7 @@ class TunnelEndpoint:
                     send, opened, proxy_name=self._proxy_name, request_id=request_id_of(scope)
                 )
                 return
-            await self._hold(admission, tunnel, opened, receive, send)
+            await self._hand_over(admission, tunnel, opened, send)
         except asyncio.CancelledError:
             admission.close(EndReason.DRAINED)
             raise
@@ -121,13 +122,12 @@ class TunnelEndpoint:
             admission.close(EndReason.PEER_RESET, str(error))
             raise
         finally:
-            session.ended(EndReason.PEER_RESET)
+            if not admission.outlives_request:
+                session.ended(EndReason.PEER_RESET)
 
     @staticmethod
-    async def _hold(
-        admission: Admission, tunnel: Tunnel, opened: Opened, receive: Receive, send: Send
-    ) -> None:
-        """Answer 200, hand the bulk to the server, wait for the end."""
+    async def _hand_over(admission: Admission, tunnel: Tunnel, opened: Opened, send: Send) -> None:
+        """Answer 200 and hand the bulk to the server, which says when it is over."""
         headers = list(opened.headers)
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send(
@@ -136,15 +136,19 @@ class TunnelEndpoint:
                 "kind": opened.splice,
                 "sink": tunnel.session,
                 "limits": {"idle": opened.idle_timeout_s or admission.lease.limits.idle_timeout_s},
+                "on_done": partial(_ended, admission, tunnel),
             }
         )
-        while True:
-            message = await receive()
-            if message["type"] in {"http.splice.done", "http.disconnect"}:
-                break
-        reason = tunnel.session.end_reason or EndReason.BUG
-        admission.close(reason, tunnel.end_detail())
-        _log.debug("tunnel ended", request_id=admission.lease.request.request_id, reason=reason)
+        admission.outlives_request = True
+
+
+def _ended(admission: Admission, tunnel: Tunnel, report: Message) -> None:
+    """Give back what the tunnel held."""
+    del report
+    reason = tunnel.session.end_reason or EndReason.BUG
+    admission.close(reason, tunnel.end_detail())
+    admission.release()
+    _log.debug("tunnel ended", request_id=admission.lease.request.request_id, reason=reason)
 
 
 def expects_continue(scope: Scope) -> bool:

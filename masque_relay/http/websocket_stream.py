@@ -181,6 +181,11 @@ class WebSocketStream:
 
     # ASGI.
 
+    def outlives(self, on_over: Callable[[], None]) -> bool:
+        """Return False: nothing goes on without the application."""
+        del on_over
+        return False
+
     async def receive(self) -> Message:
         """Return the next event for the application."""
         if not self._has_told_connect:

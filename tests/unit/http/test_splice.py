@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from starlette.types import Message
 from structlog.testing import capture_logs
 
 from masque_relay.contract.tunnel import Carrier
@@ -340,3 +341,124 @@ class TestRequests:
             with pytest.raises(RuntimeError, match="outside an open tunnel"):
                 await app.calls[0].send({"type": "http.splice", "kind": "flow", "sink": 1})
             app.calls[0].finish()
+
+
+class Reports(list[Message]):
+    """Takes what ``on_done`` is called with."""
+
+    def __call__(self, message: Message) -> None:
+        self.append(message)
+
+
+class TestWithoutItsApplication:
+    """``on_done`` lets the application return while its splice goes on."""
+
+    @staticmethod
+    async def left(rig: Rig, app: ScriptedApp, session: RecordingSession) -> Reports:
+        reports = Reports()
+        call = await spliced(rig, app, session, on_done=reports)
+        call.finish()
+        await settle()
+        return reports
+
+    async def test_splice_goes_on_and_counts_as_a_request(self) -> None:
+        app, session = ScriptedApp(), RecordingSession()
+        async with serving(app) as rig:
+            reports = await self.left(rig, app, session)
+            rig.peer.datagrams_received(0, [b"\0one"])
+            assert session.carrier is not None
+            session.carrier.send_datagrams(b"\0", [b"back"])
+
+            assert session.batches == [[b"\0one"]]
+            assert rig.transport.datagrams == [(0, b"\0back")]
+            assert rig.front_end.request_count == 1
+            assert 0 not in rig.transport.finished
+            assert not reports
+
+    async def test_end_by_the_client_is_reported_and_the_stream_finished(self) -> None:
+        app, session = ScriptedApp(), RecordingSession()
+        async with serving(app) as rig:
+            reports = await self.left(rig, app, session)
+            rig.peer.data_received(0, b"", end_stream=True)
+            await settle()
+
+            assert [report["reason"] for report in reports] == ["peer_closed"]
+            assert session.ends == [EndReason.PEER_CLOSED]
+            assert 0 in rig.transport.finished
+            assert rig.front_end.request_count == 0
+
+    async def test_reset_by_the_client_is_reported(self) -> None:
+        app, session = ScriptedApp(), RecordingSession()
+        async with serving(app) as rig:
+            reports = await self.left(rig, app, session)
+            rig.peer.stream_reset_received(0, 0x10C)
+            await settle()
+
+            assert [report["reason"] for report in reports] == ["peer_reset"]
+            assert rig.front_end.request_count == 0
+
+    async def test_end_by_the_session_finishes_the_stream(self) -> None:
+        app, session = ScriptedApp(), RecordingSession()
+        async with serving(app) as rig:
+            reports = await self.left(rig, app, session)
+            assert session.carrier is not None
+            session.carrier.finish()
+            await settle()
+
+            assert [report["reason"] for report in reports] == ["finished"]
+            assert 0 in rig.transport.finished
+            assert rig.front_end.request_count == 0
+
+    async def test_drain_waits_for_it_and_ends_it_at_the_deadline(self) -> None:
+        app, session = ScriptedApp(), RecordingSession()
+        async with serving(app) as rig:
+            reports = await self.left(rig, app, session)
+            await rig.front_end.drain(grace_s=0.01)
+
+            assert [report["reason"] for report in reports] == ["drained"]
+            assert rig.front_end.request_count == 0
+            assert rig.transport.closed == (0x100, "")
+
+    async def test_splice_that_is_over_before_the_application_returns(self) -> None:
+        app, session, reports = ScriptedApp(), RecordingSession(), Reports()
+        async with serving(app) as rig:
+            call = await spliced(rig, app, session, on_done=reports)
+            rig.peer.data_received(0, b"", end_stream=True)
+            assert [report["reason"] for report in reports] == ["peer_closed"]
+            call.finish()
+            await settle()
+
+            assert len(reports) == 1
+            assert 0 in rig.transport.finished
+            assert rig.front_end.request_count == 0
+
+    async def test_report_that_raises_is_logged_and_its_tunnel_ends_alone(self) -> None:
+        app, session, neighbour = ScriptedApp(), RecordingSession(), RecordingSession()
+
+        def fail(message: Message) -> None:
+            raise RuntimeError("no")
+
+        async with serving(app) as rig:
+            (await spliced(rig, app, session, on_done=fail)).finish()
+            await rig.open_tunnel(4)
+            await app.calls[-1].start(200)
+            await app.calls[-1].send({"type": "http.splice", "kind": "flow", "sink": neighbour})
+            with capture_logs() as logs:
+                rig.peer.stream_reset_received(0, 0x10C)
+                await settle()
+            rig.peer.datagrams_received(4, [b"\0still here"])
+
+            assert [log["event"] for log in logs if log["log_level"] == "error"] == [
+                "on_done of a splice raised"
+            ]
+            assert rig.counters.application_errors == 1
+            assert rig.front_end.request_count == 1
+            assert neighbour.batches == [[b"\0still here"]]
+
+    async def test_clients_fields_are_not_kept(self) -> None:
+        app, session = ScriptedApp(), RecordingSession()
+        async with serving(app) as rig:
+            await self.left(rig, app, session)
+            (connection,) = rig.front_end._connections
+
+            assert connection.streams[0].head.fields == []
