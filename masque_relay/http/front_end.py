@@ -225,18 +225,31 @@ class HttpFrontEnd:
             await self._answer(stream, scope)
         except Exception:  # noqa: BLE001  (STYLE 17: one request's bug is its own)
             # Of ours, not of the application: let out, it would end the group with all requests.
-            _log.exception("bug: a request was not ended properly", request_id=stream.request_id)
+            self._not_ended_properly(stream)
         finally:
             del self._tasks[stream]
             self._taskless.add(stream)
-            if not stream.outlives(partial(self._over, connection, stream)):
+            if not stream.outlives(partial(self._splice_over, connection, stream)):
                 self._over(connection, stream)
+
+    def _splice_over(self, connection: HttpConnection, stream: RequestStream) -> None:
+        """Do what is done when an application returns: this one has returned long ago."""
+        try:
+            stream.application_returned()
+        except Exception:  # noqa: BLE001  (STYLE 17: one request's bug is its own)
+            self._not_ended_properly(stream)
+        finally:
+            self._over(connection, stream)
 
     def _over(self, connection: HttpConnection, stream: RequestStream) -> None:
         connection.forget(stream)
         self._taskless.discard(stream)
         if not self.request_count:
             self._idle.set()
+
+    @staticmethod
+    def _not_ended_properly(stream: RequestStream) -> None:
+        _log.exception("bug: a request was not ended properly", request_id=stream.request_id)
 
     async def _answer(self, stream: RequestStream, scope: Scope) -> None:
         try:

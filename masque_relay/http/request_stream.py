@@ -75,7 +75,7 @@ class RequestStream(Protocol):
     def outlives(self, on_over: Callable[[], None]) -> bool:
         """Return whether a splice goes on without its application, which has returned.
 
-        ``on_over`` is called at its end then, and never where nothing goes on.
+        ``on_over`` is called soon after its end then, and never where nothing goes on.
         """
         ...
 

@@ -427,14 +427,7 @@ class HttpStream:
             _log.exception("on_done of a splice raised", request_id=self.request_id)
         if self._on_over is not None:
             # Whoever ended the splice has more to do with the stream in this turn of the loop.
-            asyncio.get_running_loop().call_soon(self._over)
-
-    def _over(self) -> None:
-        """Do what is done when an application returns after its splice."""
-        self.application_returned()
-        if self._on_over is not None:
-            self._on_over()
-            self._on_over = None
+            asyncio.get_running_loop().call_soon(self._on_over)
 
     def _carrier_over(self, reason: EndReason | None) -> None:
         """The session ended the stream through its carrier."""

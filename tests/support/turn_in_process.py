@@ -97,6 +97,7 @@ async def running_turn(
         call_later=readers.call_later,
         is_own_address=lambda _: False,
         is_relayed_elsewhere=lambda _: False,
+        is_own_listener=lambda _: False,
     )
     any_port = Endpoint(address=LOOPBACK, port=0)
     try:
