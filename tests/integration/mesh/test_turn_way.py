@@ -119,6 +119,21 @@ async def test_next_server_is_tried_where_one_is_away(turn: TurnRelay) -> None:
     await talk(turn, TurnRoute(servers=(away, *route.servers), login=route.login))
 
 
+async def test_server_that_goes_away_sends_to_another(turn: TurnRelay, tmp_path: Path) -> None:
+    host, port = turn.address("udp")
+    more = f'alternate_servers = ["{host}:{port}"]\n'
+    with (
+        turn_relay(tmp_path, policy=POLICY, more=more) as leaving,
+        leaving.client("udp") as client,
+    ):
+        client.allocate()  # somebody is there, so that the drain takes its time
+        route = route_by(leaving, TurnTransport.UDP)
+        with leaving.relay.admin() as admin:
+            admin.drain(deadline_s=20)
+        await talk(turn, route)
+        client.refresh(0)
+
+
 async def test_allocation_ends_with_the_way(turn: TurnRelay) -> None:
     def allocations() -> int:
         with turn.relay.admin() as admin:
