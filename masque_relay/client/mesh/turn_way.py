@@ -75,7 +75,7 @@ class _TurnPath:
         token = ""
         if isinstance(credential, Bearer):
             token = credential.authorization().removeprefix(b"Bearer ").decode("ascii")
-        self._login = route.login_for(server, token)
+        self._login = route.login_for(server, relay_host=address.host, token=token)
         self._allocation: TurnAllocation | None = None
         self._socket: LinkSocket | None = None
         self._over = asyncio.Event()

@@ -64,20 +64,24 @@ class TurnRoute:
 
     servers: tuple[TurnServer, ...]
     login: TurnLogin | None = None
-    """None: the token for the relay itself, which only a server of the relay's own takes."""
+    """None: the token for the relay, which is shown to the relay's own host by TLS and nobody else:
+    as a user name it is there for the server to read."""
 
-    def login_for(self, server: TurnServer, token: str) -> TurnLogin:
+    def login_for(self, server: TurnServer, *, relay_host: str, token: str) -> TurnLogin:
         """Return what to show a server.
 
         Raises:
-            CredentialError: there is nothing but a token, and no TLS to protect it.
+            CredentialError: there is nothing but a token, and this is not the relay's host, or
+                there is no TLS to protect it.
         """
         if self.login is not None:
             return self.login
-        if not token or server.transport is not TurnTransport.TLS:
+        is_safe = server.transport is TurnTransport.TLS and server.host == relay_host
+        if not token or not is_safe:
             raise CredentialError(
                 f"no user name and password for {server}",
-                hint="name them in the file of --turn; a token goes to turns: servers only",
+                hint="name them in the file of --turn; a token is shown to the relay's own turns:"
+                " server only",
             )
         return TurnLogin(username=token, password=token)
 

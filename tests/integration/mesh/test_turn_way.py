@@ -25,6 +25,7 @@ from tests.integration.client.commands import ghostctl
 from tests.support.ghostwire_world import Recorder
 from tests.support.mesh_arrival import arriving, eventually
 from tests.support.mesh_peer import MeshPeer
+from tests.support.site_certificate import write_site_certificate
 from tests.support.turn_relay import TurnRelay, turn_relay
 
 POLICY = """
@@ -54,12 +55,7 @@ def turn(tmp_path_factory: pytest.TempPathFactory) -> Generator[TurnRelay]:
 
 def server_of(turn: TurnRelay, transport: TurnTransport) -> TurnServer:
     host, port = turn.address(str(transport))
-    return TurnServer(
-        # The name is in the certificate, the address is not.
-        host="localhost" if transport is TurnTransport.TLS else host,
-        port=port,
-        transport=transport,
-    )
+    return TurnServer(host=host, port=port, transport=transport)
 
 
 def route_by(turn: TurnRelay, *transports: TurnTransport, subject: str = "dev") -> TurnRoute:
@@ -70,10 +66,10 @@ def route_by(turn: TurnRelay, *transports: TurnTransport, subject: str = "dev") 
     )
 
 
-async def fail(turn: TurnRelay, route: TurnRoute) -> None:
+async def fail(turn: TurnRelay, route: TurnRoute, ca_file: Path | None = None) -> None:
     """Try to come in where nothing leads in."""
     relay = turn.relay
-    options = RelayOptions(ca_file=relay.ca_file, credential=Bearer(token=relay.token))
+    options = RelayOptions(ca_file=ca_file or relay.ca_file, credential=Bearer(token=relay.token))
     await open_turn_way(RelayAddress.parse(relay.url), options, MeshPeer().make, route=route)
     pytest.fail("it came in")
 
@@ -175,11 +171,14 @@ async def test_server_that_is_no_turn_server(
     for stranger, error in strangers:
         with pytest.raises(error):
             await fail(turn, TurnRoute(servers=(stranger,), login=login))
-    # The certificate is for a name; the server's address is not in it.
-    tls = server_of(turn, TurnTransport.TLS)
-    other = TurnServer(host="127.0.0.2", port=tls.port, transport=tls.transport)
-    with pytest.raises((RelayUntrusted, RelayUnreachable)):
-        await fail(turn, TurnRoute(servers=(other,), login=login))
+
+
+async def test_server_with_another_certificate_is_not_trusted(
+    turn: TurnRelay, tmp_path: Path
+) -> None:
+    stranger = write_site_certificate(tmp_path)
+    with pytest.raises(RelayUntrusted, match="TLS with turns:"):
+        await fail(turn, route_by(turn, TurnTransport.TLS), ca_file=stranger.ca_file)
 
 
 def test_netcheck_says_whether_turn_works(turn: TurnRelay, tmp_path: Path) -> None:

@@ -67,16 +67,21 @@ def test_one_uri_alone_is_enough(tmp_path: Path) -> None:
     file.write_text('{"urls": "turns:relay.example"}')
     route = load_turn_route(file)
     assert route.login is None
-    assert route.login_for(route.servers[0], "token") == TurnLogin(
-        username="token", password="token"
-    )
+    login = route.login_for(route.servers[0], relay_host="relay.example", token="token")
+    assert login == TurnLogin(username="token", password="token")
 
 
 @pytest.mark.parametrize("transport", [TurnTransport.UDP, TurnTransport.TCP])
 def test_token_goes_through_tls_only(transport: TurnTransport) -> None:
     server = TurnServer(host="relay.example", port=3478, transport=transport)
     with pytest.raises(CredentialError, match="no user name"):
-        TurnRoute(servers=(server,)).login_for(server, "token")
+        TurnRoute(servers=(server,)).login_for(server, relay_host="relay.example", token="token")
+
+
+def test_token_is_shown_to_no_other_host() -> None:
+    server = parse_turn_uri("turns:turn.example")
+    with pytest.raises(CredentialError, match="no user name"):
+        TurnRoute(servers=(server,)).login_for(server, relay_host="relay.example", token="token")
 
 
 @pytest.mark.parametrize(
