@@ -95,7 +95,9 @@ def test_table_and_bar_are_for_people(relay: ManagedRelay) -> None:
         drawn = terminal.read(65_536).decode()
 
     assert done.returncode == 0, drawn
-    assert "connecting" in drawn
+    # Which of the steps are drawn depends on how long each takes; that there is a bar does not.
+    assert "━" in drawn
+    assert "%" in drawn
     assert "round trip at 200/s, p50" in done.stdout
     assert "added by the relay" in done.stdout
     assert "Mbit/s" in done.stdout or "none below 1 % loss" in done.stdout
